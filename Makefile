@@ -1,0 +1,53 @@
+# Everything runs in .venv, which `make install` makes. Written for GNU make 3.81 and newer and a POSIX shell.
+#
+#   make install PYTHON=python3.12                                       another interpreter
+#   make install TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu    another build of torch (PyPI's holds CUDA on Linux)
+#   make test TESTS=tests/privacy WORKERS=1                              some tests, one process
+#   make bench ONLY=privacy                                              one part
+
+PYTHON ?= python3
+WORKERS ?= 2
+TESTS ?= tests
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help install demo test lint bench wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## make .venv with pinned versions and fetch the demo's base model
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'fedethos needs Python 3.11 or newer. Name one: make install PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'This Python has no venv module. On Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet -c constraints.txt setuptools
+	$(if $(TORCH_INDEX_URL),$(PIP) install --quiet -c constraints.txt --no-deps --index-url $(TORCH_INDEX_URL) torch)
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/fedethos models fetch minilm
+	@touch $@
+
+demo: $(INSTALLED) ## run the demo job: five virtual sites, differential privacy, a fairness report
+	$(BIN)/fedethos demo
+
+test: $(INSTALLED) ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+lint: $(INSTALLED) ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## print measured ratios and write build/bench.json
+	$(BIN)/python -m fedethos.simulations.bench $(if $(ONLY),--only $(ONLY))
+
+wheel: $(INSTALLED) ## build sdist and wheel into dist/
+	rm -rf build/lib build/bdist.*
+	$(BIN)/python -m build --no-isolation
+
+clean: ## remove what was built; keep .venv and runs
+	rm -rf build dist fedethos.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,52 @@
+"""The ClientApp: Flower's Message API around a ``Node``, and the guard that lets no exception text out.
+
+Next on the path: ``client/node.py`` (what is answered) and ``client/trainer.py`` (how it trains).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedethos.client.node import Node
+from fedethos.errors import FedethosError
+from fedethos.messages import ErrorReply, Reply, Request, decode_request, encode_reply
+
+NodeOf = Callable[[Context], Node]
+
+incidents = logging.getLogger("fedethos.incidents")  # local only; a deployment writes it to a file for its owner
+
+
+def build_client_app(node_of: NodeOf) -> ClientApp:
+    """A ClientApp whose node is found by ``node_of`` from Flower's context."""
+    app = ClientApp()
+
+    @app.query("setup")
+    def setup(message: Message, context: Context) -> Message:
+        return _answer(message, lambda request: node_of(context).setup(request))
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return _answer(message, lambda request: node_of(context).train(request))
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return _answer(message, lambda request: node_of(context).evaluate(request))
+
+    return app
+
+
+def _answer(message: Message, handler: Callable[[Request], Reply]) -> Message:
+    """Reply, or an error code with a random incident id. The detail stays in the local log."""
+    reply: Reply
+    try:
+        reply = handler(decode_request(message))
+    except Exception as failure:  # the guard: whatever it is, its text must not leave the site
+        incident = secrets.token_hex(8)
+        incidents.error("incident %s", incident, exc_info=failure)
+        reply = ErrorReply(code=failure.code if isinstance(failure, FedethosError) else "NODE-500", incident=incident)
+    return Message(encode_reply(reply), reply_to=message)

@@ -1,0 +1,42 @@
+"""Local evaluation: one score per record, then counts per group. Only the counts can leave, and only with a basis."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedethos.client.examples import Examples
+from fedethos.client.model import NodeModel, log_odds_of
+from fedethos.fairness.histograms import OVERALL, histogram
+from fedethos.job import Data
+from fedethos.messages import Tables
+
+_TOKENS_PER_BATCH = 8192
+
+
+def score(model: NodeModel, examples: Examples, favorable: int) -> npt.NDArray[np.float64]:
+    """Log-odds of the favorable label for each record, float64[n], in record order."""
+    lengths = examples.inputs.lengths
+    order = np.argsort(lengths, kind="stable")
+    scores = np.empty(len(examples))
+    start = 0
+    with torch.inference_mode():
+        while start < len(order):
+            longest_first_fit = max(1, _TOKENS_PER_BATCH // int(lengths[order[min(start + 255, len(order) - 1)]]))
+            batch = order[start : start + longest_first_fit]
+            scores[batch] = log_odds_of(model.logits(examples.inputs.batch(batch)), favorable)
+            start += len(batch)
+    return scores
+
+
+def tabulate(scores: npt.NDArray[np.float64], examples: Examples, data: Data) -> Tables:
+    """Score histograms int64[groups, labels, bins], one per sensitive attribute (``overall`` when there is none)."""
+    labels = len(data.label.values)
+    if not data.sensitive:
+        everybody = np.zeros(len(examples), dtype=np.int64)
+        return {OVERALL: histogram(scores, examples.label, everybody, groups=1, labels=labels)}
+    return {
+        attribute: histogram(scores, examples.label, examples.groups[attribute], groups=len(categories) + 1, labels=labels)
+        for attribute, categories in data.sensitive.items()
+    }

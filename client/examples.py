@@ -1,0 +1,102 @@
+"""A site's records as a trainer sees them: model inputs, labels, groups and units of privacy.
+
+Inputs are either tokens or, when only upper layers are adapted, the cached hidden states of the frozen layers below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from fedethos.data.records import Records
+from fedethos.data.tokens import TokenTable
+from fedethos.models.prefix import HiddenCache
+
+Indices = npt.NDArray[np.int64]
+
+
+class Inputs(Protocol):
+    """Model inputs by record index."""
+
+    @property
+    def lengths(self) -> Indices:
+        """Tokens of each record, int64[n]."""
+
+    def batch(self, indices: Indices) -> dict[str, Tensor]:
+        """Keyword arguments of the model's forward for these records, padded to the longest of them."""
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    table: TokenTable
+
+    @property
+    def lengths(self) -> Indices:
+        return self.table.lengths
+
+    def batch(self, indices: Indices) -> dict[str, Tensor]:
+        input_ids, attention_mask = self.table.batch(indices)
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+@dataclass(frozen=True)
+class HiddenInputs:
+    cache: HiddenCache
+
+    @property
+    def lengths(self) -> Indices:
+        return self.cache.lengths
+
+    def batch(self, indices: Indices) -> dict[str, Tensor]:
+        hidden, attention_mask = self.cache.batch(indices)
+        return {"inputs_embeds": hidden, "attention_mask": attention_mask}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """``label`` int64[n], ``groups`` attribute -> int64[n], ``unit`` int64[n] dense in [0, units)."""
+
+    inputs: Inputs
+    label: Indices
+    groups: Mapping[str, Indices]
+    unit: Indices
+
+    @classmethod
+    def of(cls, records: Records, unit: Literal["person", "record"], inputs: Inputs) -> Examples:
+        units = records.unit if unit == "person" else np.arange(len(records))
+        return cls(inputs, records.label, records.groups, units)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def units(self) -> int:
+        return int(self.unit.max()) + 1 if len(self.unit) else 0
+
+    def rows_of(self, units: Indices) -> Indices:
+        """All records of the given units."""
+        return np.flatnonzero(np.isin(self.unit, units))
+
+
+def micro_batches(rows: Indices, unit: Indices, lengths: Indices, size: int) -> Iterator[Indices]:
+    """Cut a logical batch into micro-batches of about ``size`` records, each with whole units of similar length.
+
+    Sorting by length saves padding. It is valid because the logical batch is fixed before.
+    """
+    if len(rows) == 0:
+        return
+    longest = np.zeros(int(unit[rows].max()) + 1, dtype=np.int64)
+    np.maximum.at(longest, unit[rows], lengths[rows])
+    rows = rows[np.lexsort((rows, unit[rows], longest[unit[rows]]))]
+    first_of_unit = np.flatnonzero(np.r_[True, np.diff(unit[rows]) != 0])
+    start = 0
+    for position, following in zip(first_of_unit, np.r_[first_of_unit[1:], len(rows)], strict=True):
+        if following - start > size and position > start:
+            yield rows[start:position]
+            start = int(position)
+    yield rows[start:]

@@ -1,0 +1,112 @@
+"""Local training: private SGD steps on one site's records.
+
+Each step samples whole units by Poisson at the public rate, lets the clipping engine sum their bounded gradients, adds
+Gaussian noise once, and hands the mean to the optimizer. Without privacy the same loop runs on the plain sum. The optimizer
+starts fresh each round. Next on the path: ``privacy/engine.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedethos.client.examples import Examples, Indices, micro_batches
+from fedethos.client.model import NodeModel
+from fedethos.errors import FedethosError
+from fedethos.job import Training
+from fedethos.losses import per_example_cross_entropy
+from fedethos.privacy.engine import ClippingEngine, Gradients
+from fedethos.privacy.randomness import RandomSource
+
+SourceOfStep = Callable[[int], RandomSource]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """What one step does; all of it public. ``noise_std`` is noise_multiplier times max_grad_norm, 0 without privacy."""
+
+    sampling_rate: float
+    expected_batch_size: float
+    noise_std: float
+
+
+def train_round(
+    model: NodeModel, examples: Examples, training: Training, plan: StepPlan, engine: ClippingEngine, source_of: SourceOfStep
+) -> None:
+    """Run ``training.local_steps`` steps in place on the adapter of ``model``."""
+    optimizer = _optimizer(model, training)
+    engine.attach(model.forward, model.parameters)
+    try:
+        for step in range(training.local_steps):
+            source = source_of(step)
+            rows = examples.rows_of(np.flatnonzero(source.uniform(examples.units) < plan.sampling_rate))
+            engine.reset()
+            with _dropout_seeded_by(source):
+                for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_size):
+                    engine.backward(_losses(model, examples, batch), _to_device(examples.unit[batch], model))
+            _step(model, optimizer, _noisy(engine.clipped_sum(), plan.noise_std, source), plan.expected_batch_size)
+    finally:
+        engine.detach()
+
+
+def _losses(model: NodeModel, examples: Examples, batch: Indices) -> torch.Tensor:
+    logits = model.logits(examples.inputs.batch(batch))
+    return per_example_cross_entropy(logits, _to_device(examples.label[batch], model))
+
+
+def _noisy(sums: Gradients, std: float, source: RandomSource) -> Gradients:
+    """Add independent N(0, std²) to every coordinate, in the order of the sorted names."""
+    if std == 0.0:
+        return sums
+    noise = torch.from_numpy(source.normal(sum(tensor.numel() for tensor in sums.values())) * std)
+    noisy, start = {}, 0
+    for name in sorted(sums):
+        end = start + sums[name].numel()
+        noisy[name] = sums[name] + noise[start:end].reshape(sums[name].shape).to(sums[name].device)
+        start = end
+    return noisy
+
+
+def _step(model: NodeModel, optimizer: torch.optim.Optimizer, sums: Gradients, expected_batch_size: float) -> None:
+    for name, parameter in model.parameters.items():
+        parameter.grad = (sums[name] / expected_batch_size).to(parameter.dtype)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters.values()):
+        raise FedethosError("NODE-510", "Training diverged: an adapter value is not finite.", fix="Lower training.learning_rate.")
+
+
+def _optimizer(model: NodeModel, training: Training) -> torch.optim.Optimizer:
+    head = model.head_names()
+    groups = [
+        {
+            "params": [parameter for name, parameter in model.parameters.items() if name in head],
+            "lr": training.head_learning_rate or training.learning_rate,
+        },
+        {"params": [parameter for name, parameter in model.parameters.items() if name not in head], "lr": training.learning_rate},
+    ]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, weight_decay=training.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+
+
+def _to_device(values: Indices, model: NodeModel) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(model.device)
+
+
+class _dropout_seeded_by:  # noqa: N801 - reads as a with-clause
+    """Adapter dropout draws from the step's own source, whatever ran before in this process."""
+
+    def __init__(self, source: RandomSource) -> None:
+        self._seed = int(source.uniform(1)[0] * 2**53)
+        self._fork = torch.random.fork_rng()
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *failure: object) -> None:
+        self._fork.__exit__(*failure)

@@ -1,0 +1,163 @@
+"""From pooled count tables to the ``metrics`` and ``fairness`` sections of ``result.json``.
+
+The room's front door. It sees counts only, never a record. ``summarise`` reads top-down: cut the tables at the threshold
+(``counts.py``), withhold small groups (``suppression.py``), estimate (``estimates.py``), judge (``verdict.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedethos.fairness.counts import GroupCounts
+from fedethos.fairness.estimates import (
+    auc_estimate,
+    gap_estimates,
+    group_estimates,
+    overall_estimates,
+    withheld_group,
+    worst_group_estimate,
+)
+from fedethos.fairness.histograms import OVERALL, FloatArray, IntArray, Tables
+from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.suppression import withheld
+from fedethos.fairness.verdict import Verdict, judge
+from fedethos.job import UNKNOWN
+
+
+@dataclass(frozen=True)
+class AttributeSummary:
+    """One sensitive attribute. A withheld group stays in ``groups``, with every estimate undefined, its count too."""
+
+    gaps: Mapping[str, Estimate]
+    groups: Mapping[str, Mapping[str, Estimate]]
+    withheld: tuple[str, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``metrics`` by name; ``fairness`` by sensitive attribute (empty when the job declares none)."""
+
+    metrics: Mapping[str, Estimate]
+    fairness: Mapping[str, AttributeSummary]
+
+    def as_json(self) -> dict[str, dict[str, object]]:
+        """``metrics`` and ``fairness`` as ``result.json`` holds them: value, low, high, abstained."""
+        return self._render(Estimate.as_json)
+
+    def plain(self) -> dict[str, dict[str, object]]:
+        """The same keys with bare numbers (None when undefined or withheld): for exact values that only a simulation sees."""
+        return self._render(lambda one: one.value)
+
+    def verdicts_json(self) -> dict[str, dict[str, object]]:
+        """Per attribute: status, four_fifths, sentence, and the names of the withheld groups."""
+        return {attribute: {**one.verdict.as_json(), "withheld": list(one.withheld)} for attribute, one in self.fairness.items()}
+
+    def _render(self, render: Callable[[Estimate], object]) -> dict[str, dict[str, object]]:
+        def each(estimates: Mapping[str, Estimate]) -> dict[str, object]:
+            return {name: render(one) for name, one in estimates.items()}
+
+        return {
+            "metrics": each(self.metrics),
+            "fairness": {
+                attribute: each(one.gaps) | {"groups": {name: each(rates) for name, rates in one.groups.items()}}
+                for attribute, one in self.fairness.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    """Counts of one attribute's groups; ``shown`` are the indices of those that are not withheld."""
+
+    names: tuple[str, ...]
+    counts: GroupCounts
+    shown: tuple[int, ...]
+
+    @property
+    def shown_counts(self) -> GroupCounts:
+        return self.counts.take(self.shown)
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        return tuple(self.names[group] for group in self.shown)
+
+
+def summarise(
+    tables: Tables,
+    *,
+    edge: int,
+    categories: Mapping[str, Sequence[str]],
+    label_values: Sequence[str],
+    favorable: str,
+    min_group_size: int,
+    tolerance: float,
+    noise_variance: float = 0.0,
+    exact_auc: float | None = None,
+) -> Summary:
+    """Every metric of the pooled ``tables``, with 95 % intervals.
+
+    Parameters
+    ----------
+    tables : mapping of int64[G, L, BINS]
+        Pooled score histograms (``histograms.pool``), one per key of ``categories``, or ``overall`` alone when that is empty.
+    edge : int
+        Threshold (``threshold.py``): predicted favorable from this bin on.
+    categories : mapping
+        Declared groups per sensitive attribute, without ``unknown``, which stands last in the table.
+    label_values, favorable
+        The job's labels in class order, and the favorable one.
+    min_group_size : int
+        Smaller groups are withheld (``suppression.py``).
+    tolerance : float
+        A half-width above it abstains. Applies to what compares or shows groups: everything in ``fairness`` except counts, and
+        ``worst_group_accuracy``.
+    noise_variance : float
+        Variance of the privacy noise in one cell of the pooled tables; 0 for exact counts.
+    exact_auc : float, optional
+        AUC of the unbinned scores, where the caller knows it.
+    """
+    positive = label_values.index(favorable)
+
+    def cut(attribute: str) -> _Attribute:
+        names = (*categories[attribute], UNKNOWN) if categories else (OVERALL,)
+        counts = GroupCounts.of(tables[attribute], edge=edge, favorable=positive, noise_variance=noise_variance)
+        hidden = withheld(counts.people.value, min_group_size)
+        return _Attribute(names, counts, tuple(group for group in range(len(names)) if group not in hidden))
+
+    attributes = {attribute: cut(attribute) for attribute in categories or (OVERALL,)}
+    first = next(iter(attributes))  # every attribute counts the same people
+    everyone = attributes[first].counts.total()
+    positives, negatives = _scores(tables[first], positive)
+    cells = len(attributes[first].names)
+    return Summary(
+        metrics=overall_estimates(everyone)
+        | {
+            "roc_auc": auc_estimate(positives, negatives, noise_variance=cells * noise_variance, exact=exact_auc),
+            "worst_group_accuracy": worst_group_estimate([one.shown_counts for one in attributes.values()], tolerance=tolerance),
+        },
+        fairness={
+            attribute: _attribute_summary(attributes[attribute], everyone, min_group_size=min_group_size, tolerance=tolerance)
+            for attribute in categories
+        },
+    )
+
+
+def _attribute_summary(attribute: _Attribute, everyone: GroupCounts, *, min_group_size: int, tolerance: float) -> AttributeSummary:
+    gaps = gap_estimates(attribute.shown_counts, tolerance=tolerance)
+    rates = dict(zip(attribute.shown_names, group_estimates(attribute.shown_counts, tolerance=tolerance), strict=True))
+    return AttributeSummary(
+        gaps=gaps,
+        groups={name: rates.get(name) or withheld_group() for name in attribute.names},
+        withheld=tuple(name for name in attribute.names if name not in rates),
+        verdict=judge(attribute.shown_counts, attribute.shown_names, everyone, gaps, min_group_size=min_group_size),
+    )
+
+
+def _scores(table: IntArray, positive: int) -> tuple[FloatArray, FloatArray]:
+    """Counts per bin of everybody with the favorable label, and of everybody else."""
+    pooled = table.sum(axis=0).astype(np.float64)
+    return pooled[positive], pooled.sum(axis=0) - pooled[positive]

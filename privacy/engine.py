@@ -1,0 +1,61 @@
+"""The seam between a trainer and whatever bounds each unit's gradient.
+
+An engine turns per-example losses into the sum over units of each unit's clipped gradient. Sampling, noise and the
+optimizer stay in the trainer (``fedethos.client.trainer``), the same for every engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Parameters = Mapping[str, nn.Parameter]
+Gradients = dict[str, Tensor]
+
+
+class ClippingEngine(Protocol):
+    """One object per training run of a site: attach, then for each step reset, backward per micro-batch, clipped_sum."""
+
+    def attach(self, model: nn.Module, parameters: Parameters) -> None:
+        """Prepare ``model``; refuse a trainable parameter that the engine does not cover."""
+
+    def reset(self) -> None:
+        """Begin a logical step."""
+
+    def backward(self, per_example_loss: Tensor, unit_ids: Tensor) -> None:
+        """Add one micro-batch: ``per_example_loss`` float[b], ``unit_ids`` int64[b]; whole units only."""
+
+    def clipped_sum(self) -> Gradients:
+        """Sum since ``reset`` of the units' clipped gradients, float64; zeros when no micro-batch came."""
+
+    def detach(self) -> None:
+        """Leave the model as it was before ``attach``."""
+
+
+class PlainEngine:
+    """No clipping: the plain sum of gradients, for ``privacy.mode: none`` and as a reference in tests."""
+
+    def attach(self, model: nn.Module, parameters: Parameters) -> None:
+        self._parameters = dict(parameters)
+
+    def reset(self) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def backward(self, per_example_loss: Tensor, unit_ids: Tensor) -> None:
+        torch.autograd.backward(per_example_loss.sum())
+
+    def clipped_sum(self) -> Gradients:
+        sums = {name: _grad_or_zero(parameter).double() for name, parameter in self._parameters.items()}
+        self.reset()
+        return sums
+
+    def detach(self) -> None:
+        self._parameters = {}
+
+
+def _grad_or_zero(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

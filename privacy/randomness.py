@@ -1,0 +1,68 @@
+"""Where every random number of a node comes from: a seed (simulation) or the operating system (deployment).
+
+Both sources give float64 uniforms and standard normals. ``SeededSource`` is keyed by what it is for, such as
+(seed, site, round, step), so that numbers do not depend on the order of execution. ``SecureSource`` draws a fresh
+AES-256 key from the operating system for each call and expands it in counter mode (NIST SP 800-90A's CTR
+construction without reseeding): nothing to fork, nothing to save, nothing to leak.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+Floats = npt.NDArray[np.float64]
+
+
+class RandomSource(Protocol):
+    """Uniform and Gaussian float64 numbers."""
+
+    def uniform(self, count: int) -> Floats:
+        """``count`` numbers, uniform on [0, 1)."""
+
+    def normal(self, count: int) -> Floats:
+        """``count`` independent standard normal numbers."""
+
+
+def keyed_generator(seed: int, *key: str | int) -> np.random.Generator:
+    """A NumPy generator that depends on ``seed`` and ``key`` alone (SHA-256 of both seeds a Philox)."""
+    text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in key)])
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+class SeededSource:
+    """Repeatable numbers for a simulation. Whoever knows the seed knows the noise: no privacy guarantee."""
+
+    def __init__(self, seed: int, *key: str | int) -> None:
+        self._generator = keyed_generator(seed, *key)
+
+    def uniform(self, count: int) -> Floats:
+        return self._generator.random(count)
+
+    def normal(self, count: int) -> Floats:
+        return self._generator.standard_normal(count)
+
+
+class SecureSource:
+    """Cryptographic numbers. Guarantees are computational; floating-point Gaussians are a stated gap (docs/privacy.md)."""
+
+    def _uint64(self, count: int) -> npt.NDArray[np.uint64]:
+        cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
+        return np.frombuffer(cipher.update(bytes(8 * count)), dtype=np.uint64)
+
+    def uniform(self, count: int) -> Floats:
+        return (self._uint64(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def normal(self, count: int) -> Floats:
+        """Box and Muller (1958): two uniforms make two normals; 1 - u keeps the logarithm finite."""
+        pairs = (count + 1) // 2
+        uniforms = self.uniform(2 * pairs)
+        radius = np.sqrt(-2.0 * np.log1p(-uniforms[:pairs]))
+        angle = 2.0 * np.pi * uniforms[pairs:]
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

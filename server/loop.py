@@ -1,0 +1,248 @@
+"""The round loop: cohort, quorum, deadline, validation, aggregation, early stop, a checkpoint after every round.
+
+``coordinate`` reads top-down: set up, measure the untouched base model, train rounds, finish. It runs on any Flower ``Grid``.
+Next on the path: ``server/exchange.py`` (messages), ``strategies/`` (aggregation), ``client/node.py`` (the other side).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedethos.errors import FedethosError
+from fedethos.job import Job
+from fedethos.messages import ARRAYS, CONFIG, SETUP, TRAIN, Arrays, Reply, Request, SetupReply, TrainReply, encode_arrays, encode_request
+from fedethos.progress import Observer
+from fedethos.runfolder import RunFolder
+from fedethos.server.cohort import CohortGrid, choose_cohort
+from fedethos.server.exchange import Exchange, exchange, require_quorum
+from fedethos.server.measure import METRICS, EvaluateBySites, ExactMeasure, Measure, decision_edge, describe
+from fedethos.server.outcome import Ending, write_outcome
+from fedethos.server.site import Site
+from fedethos.server.state import RunState, load_state, save_state, spending_after
+from fedethos.server.validation import check_update
+from fedethos.storage import JsonValue
+from fedethos.strategies.averaging import aggregation_error
+from fedethos.strategies.registry import make_strategy, restore_strategy, strategy_arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordination:
+    """All that a run needs besides the grid.
+
+    ``initial``: trainable tensors before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation
+    that only a simulation has. ``export`` writes the final adapter in PEFT's format into a folder.
+    """
+
+    job: Job
+    folder: RunFolder
+    sites: Mapping[int, Site]
+    base_sha256: str
+    initial: Arrays
+    frozen: Arrays
+    export: Callable[[Arrays, Path], None]
+    observer: Observer
+    engine: str
+    oracle: ExactMeasure | None = None
+
+
+def coordinate(grid: Grid, plan: Coordination) -> None:
+    """Run the job to its end, or from its last checkpoint to its end.
+
+    Raises
+    ------
+    FedethosError
+        AGG-710 when a round misses its quorum, AGG-711 when a site holds another base model. The last checkpoint stays
+        whole, so that ``fedethos resume`` can continue.
+    """
+    measure = _measure(grid, plan)
+    state = load_state(plan.folder, plan.frozen, say=plan.observer.stage)
+    _set_up_sites(grid, plan)
+    if state is None:
+        state = _base_model_round(plan, measure)
+    while state.round < plan.job.federation.rounds and not _stops_early(state, plan.job):
+        state = _train_round(grid, plan, state, measure)
+    plan.observer.stage("Testing the final adapter")
+    plan.export(state.arrays, plan.folder.adapter)
+    write_outcome(
+        plan.folder, Ending(job=plan.job, sites=plan.sites, initial=plan.initial, state=state, engine=plan.engine), measure, plan.oracle
+    )
+
+
+def _measure(grid: Grid, plan: Coordination) -> Measure | None:
+    """What the metrics are made from: the sites' exact counts without privacy, else the simulation's own evaluation."""
+    if plan.job.privacy.mode == "none":
+        return EvaluateBySites(grid, plan.job, plan.job.name, plan.sites)
+    return plan.oracle
+
+
+def _request(plan: Coordination, round: int, arrays: Arrays) -> Request:
+    return Request(job_sha256=plan.job.sha256, run=plan.job.name, round=round, attempt=0, arrays=arrays)
+
+
+def _set_up_sites(grid: Grid, plan: Coordination) -> None:
+    """Send the frozen tensors once and make sure that everybody holds the same base model."""
+
+    def check(site: Site, reply: Reply) -> None:
+        if isinstance(reply, SetupReply) and reply.model_sha256 != plan.base_sha256:
+            raise FedethosError("AGG-711", "A site holds another base model than the coordinator.", where=site.name)
+
+    content = encode_request(SETUP, _request(plan, 0, plan.frozen))
+    messages = [Message(content, node_id, SETUP, group_id="setup") for node_id in plan.sites]
+    outcome = exchange(grid, messages, plan.sites, deadline=plan.job.federation.deadline, validate=check, on_state=lambda *_: None)
+    require_quorum(outcome, plan.job.federation.min_sites, doing="setup of the sites")
+
+
+def _base_model_round(plan: Coordination, measure: Measure | None) -> RunState:
+    """Round 0: the untouched base model."""
+    plan.observer.stage("Measuring the untouched base model")
+    state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
+    return _close_round(plan, state, measure, began=time.monotonic(), sites={}, outcome=Exchange())
+
+
+def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measure | None) -> RunState:
+    job, number, began = plan.job, state.round + 1, time.monotonic()
+    cohort = choose_cohort(
+        plan.sites, fraction=job.federation.fraction, min_sites=job.federation.min_sites, seed=job.simulation.seed, round=number
+    )
+    plan.observer.round_started(number, job.federation.rounds, [site.name for site in cohort.values()])
+    strategy = make_strategy(job, len(cohort))
+    restore_strategy(strategy, state.strategy)
+
+    def check(site: Site, reply: Reply) -> None:
+        if isinstance(reply, TrainReply):
+            check_update(reply, state.arrays, job)
+
+    messages = _train_messages(strategy, grid, plan, cohort, number, state.arrays)
+    outcome = exchange(grid, messages, cohort, deadline=job.federation.deadline, validate=check, on_state=plan.observer.site)
+    require_quorum(outcome, job.federation.min_sites, doing=f"round {number}")
+
+    updates = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
+    shares = {site.name: site.share for site in cohort.values()}
+    arrays = _aggregate(strategy, number, messages, cohort, updates, shares)
+    memory = state.memory.model_copy(
+        update={
+            "spending": {
+                **state.memory.spending,
+                **{
+                    name: spending_after(state.memory.spending, name, round=number, steps=reply.steps, epsilon=reply.epsilon)
+                    for name, reply in updates.items()
+                },
+            },
+            "aggregation_error": aggregation_error(
+                [reply.arrays for reply in updates.values()], [shares[name] for name in updates], arrays, plan.frozen
+            ),
+        }
+    )
+    trained = RunState(number, arrays, memory, strategy_arrays(strategy))
+    return _close_round(plan, trained, measure, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
+
+
+def _train_messages(
+    strategy: Strategy, grid: Grid, plan: Coordination, cohort: Mapping[int, Site], number: int, arrays: Arrays
+) -> list[Message]:
+    """The strategy decides who is asked and with what; the message contract decides what a request looks like."""
+    content = encode_request(TRAIN, _request(plan, number, arrays))
+    config = ConfigRecord(dict(content.config_records[CONFIG]))
+    proposed = strategy.configure_train(number, content.array_records[ARRAYS], config, CohortGrid(grid, cohort))
+    return [
+        Message(
+            RecordDict({ARRAYS: message.content.array_records[ARRAYS], CONFIG: message.content.config_records[CONFIG]}),
+            message.metadata.dst_node_id,
+            TRAIN,
+            group_id=str(number),
+        )
+        for message in proposed
+    ]
+
+
+def _aggregate(
+    strategy: Strategy,
+    number: int,
+    messages: Iterable[Message],
+    cohort: Mapping[int, Site],
+    updates: Mapping[str, TrainReply],
+    shares: Mapping[str, float],
+) -> Arrays:
+    """Rebuild validated replies, sorted by site, with the approved weight as ``num-examples``, and let the strategy combine them.
+
+    Raises
+    ------
+    FedethosError
+        AGG-712 when the strategy returns nothing, or something that is not finite.
+    """
+    asked = {cohort[message.metadata.dst_node_id].name: message for message in messages}
+    replies = [
+        Message(
+            RecordDict({ARRAYS: encode_arrays(updates[name].arrays), "metrics": MetricRecord({"num-examples": shares[name]})}),
+            reply_to=asked[name],
+        )
+        for name in sorted(updates)
+    ]
+    combined, _ = strategy.aggregate_train(number, replies)
+    arrays = {} if combined is None else {name: array.numpy().astype(np.float32) for name, array in combined.items()}
+    if not arrays or not all(np.isfinite(array).all() for array in arrays.values()):
+        raise FedethosError("AGG-712", f"Aggregation of round {number} gave no finite adapter.", fix="Lower the learning rate and resume.")
+    return arrays
+
+
+def _close_round(
+    plan: Coordination, state: RunState, measure: Measure | None, *, began: float, sites: Mapping[str, str], outcome: Exchange
+) -> RunState:
+    """Measure, write the line in rounds.jsonl, then the checkpoint: a line without its checkpoint is cut off on resume."""
+    metrics: dict[str, JsonValue] = dict.fromkeys(METRICS)  # null: nothing was released
+    fairness: dict[str, JsonValue] = {}
+    bytes_up, bytes_down = outcome.bytes_up, outcome.bytes_down
+    if measure is not None:
+        validation = measure(state.arrays, "validation", state.round)
+        plain = describe(validation, decision_edge(validation.tables, plan.job), plan.job).plain()
+        metrics, fairness = dict(plain["metrics"]), dict(plain["fairness"])
+        bytes_up, bytes_down = bytes_up + validation.bytes_up, bytes_down + validation.bytes_down
+    seconds = time.monotonic() - began
+    state = state.remembering(
+        bytes_up=state.memory.bytes_up + bytes_up,
+        bytes_down=state.memory.bytes_down + bytes_down,
+        seconds=state.memory.seconds + seconds,
+        **_patience(state, metrics, plan.job),
+    )
+    private = plan.job.privacy.mode != "none"
+    record: dict[str, JsonValue] = {
+        "round": state.round,
+        "seconds": round(seconds, 3),
+        "sites": dict(sites),
+        "metrics": metrics,
+        "fairness": fairness,
+        "basis": measure.basis if measure else "released",
+        "epsilon": {name: spent.epsilon for name, spent in state.memory.spending.items()} if private else None,
+        "bytes_up": bytes_up,
+        "bytes_down": bytes_down,
+        "aggregation_error": state.memory.aggregation_error,
+        "refusals": [{"site": refusal.site, "code": refusal.code, "incident": refusal.incident} for refusal in outcome.refusals],
+    }
+    plan.folder.append_round(record)
+    save_state(plan.folder, state)
+    plan.observer.round_finished(record)
+    return state
+
+
+def _patience(state: RunState, metrics: Mapping[str, JsonValue], job: Job) -> dict[str, float | int | None]:
+    """Count rounds without a gain of the early-stop metric; round 0 sets no mark."""
+    rule = job.federation.early_stop
+    value = metrics[rule.metric] if rule and state.round > 0 else None
+    if rule is None or not isinstance(value, float):
+        return {}
+    if state.memory.best is None or value > state.memory.best + rule.min_delta:
+        return {"best": value, "waited": 0}
+    return {"waited": state.memory.waited + 1}
+
+
+def _stops_early(state: RunState, job: Job) -> bool:
+    rule = job.federation.early_stop
+    return rule is not None and state.memory.waited >= rule.patience

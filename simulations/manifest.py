@@ -1,0 +1,53 @@
+"""``manifest.json`` of a simulation: versions, seeds, hashes and public facts, enough to run it again and compare."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+from fedethos.job import Job
+from fedethos.runfolder import JsonValue
+from fedethos.server.outcome import NO_PRIVACY, SEEDED
+from fedethos.simulations.virtual_sites import Federation
+
+_PACKAGES = ("fedethos", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "fairlearn", "numpy", "pandas", "tokenizers")
+
+
+def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, engine: str) -> dict[str, JsonValue]:
+    """Facts known before round 1. ``base_weights`` is the hash of the frozen parameters in memory."""
+    private = job.privacy.mode != "none"
+    return {
+        "name": job.name,
+        "job_sha256": job.sha256,
+        "engine": engine,
+        "versions": {package: version(package) for package in _PACKAGES},
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "device": federation.model.device.type,
+        "seed": job.simulation.seed,
+        "base_model": {"path": job.model.path, "sha256": federation.model.base_sha256, "weights_sha256": base_weights},
+        "trainable": federation.model.trainable_names,
+        "trainable_parameters": sum(parameter.numel() for parameter in federation.model.parameters.values()),
+        "basis": "oracle" if private else "unprotected",
+        "secure_rng": job.privacy.secure_rng is True,
+        "sites": {
+            site.name: {
+                "declared_size": site.declared_size,
+                "weight": site.share,
+                "declared": "site" if site.name in job.federation.sites else "rounded-from-simulation",
+            }
+            for site in federation.sites.values()
+        },
+        "privacy": {
+            federation.sites[node_id].name: {
+                "noise_multiplier": node.plan.noise_multiplier,
+                "sampling_rate": node.plan.sampling_rate,
+                "steps": node.plan.steps,
+            }
+            for node_id, node in federation.nodes.items()
+            if node.plan is not None
+        },
+        "marks": ([] if private else [NO_PRIVACY]) + ([SEEDED] if private and job.privacy.secure_rng is not True else []),
+    }

@@ -1,0 +1,66 @@
+"""``fedethos config``: check a job, explain its keys, print its schema. Results to stdout, hints where they do not disturb a pipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+config_app = typer.Typer(no_args_is_help=True, help="Check a job document, explain its keys, print its JSON Schema.")
+
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, for example privacy.epsilon=3.")]
+
+
+@config_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A job.yaml.")],
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the resolved job and its hash as JSON.")] = False,
+) -> None:
+    """Read FILE as a run would, and say what it resolves to."""
+    import json
+    import shlex
+
+    from fedethos.documents import load_job
+
+    job = load_job(file, overrides or ())
+    if as_json:
+        typer.echo(json.dumps({"ok": True, "sha256": job.sha256, "job": job.model_dump(mode="json", by_alias=True)}, ensure_ascii=False))
+        return
+    privacy = job.privacy
+    protection = (
+        "none: sites send exact counts"
+        if privacy.mode == "none" or privacy.epsilon is None
+        else f"epsilon {privacy.epsilon:g}, delta {privacy.delta:g} per site and {job.unit} ({privacy.adjacency})"
+    )
+    typer.echo(f"ok           {job.name}")
+    typer.echo(f"sha256       {job.sha256}")
+    typer.echo(f"privacy      {protection}")
+    typer.echo(f"federation   {job.federation.rounds} rounds, {job.aggregation} aggregation, at least {job.federation.min_sites} sites")
+    changes = [part for override in overrides or () for part in ("--set", override)]
+    typer.echo(f"Next: {shlex.join(['fedethos', 'simulate', str(file), *changes])}")
+
+
+@config_app.command()
+def explain(
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A key such as privacy.epsilon; none: all keys.")] = None,
+) -> None:
+    """Say what a key of job.yaml means, what it may be and what it is by default."""
+    from fedethos.job import Job
+    from fedethos.schemas import explain as explain_key
+
+    typer.echo(explain_key(Job, key))
+    typer.echo("Next: fedethos config check FILE --set KEY=VALUE" if key else "Next: fedethos config explain KEY")
+
+
+@config_app.command()
+def schema() -> None:
+    """Print the JSON Schema of job.yaml, for editors and other tools."""
+    import json
+
+    from fedethos.job import Job
+    from fedethos.schemas import schema as json_schema
+
+    typer.echo(json.dumps(json_schema(Job), indent=2, ensure_ascii=False))
+    typer.echo("Next: save this as job.schema.json and name it in your editor's YAML settings.", err=True)

@@ -1,0 +1,81 @@
+"""The last screen of a run: the final table, from the run folder's JSON files, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedethos.records import FairnessReport, PrivacyReport
+from fedethos.result import GapName, MetricName, Result, in_declared_order
+from fedethos.runfolder import RunFolder
+from fedethos.wording import cautions, difference, duration, epsilon, guarantee, interval, marks, natural, size
+
+WIDTH = 100  # of piped output
+_METRICS: tuple[tuple[str, MetricName], ...] = (
+    ("Accuracy", "accuracy"),
+    ("Balanced accuracy", "balanced_accuracy"),
+    ("AUC", "roc_auc"),
+    ("Worst-group accuracy", "worst_group_accuracy"),
+)
+_GAPS: tuple[tuple[str, GapName], ...] = (
+    ("demographic-parity difference", "demographic_parity_difference"),
+    ("equalized-odds difference", "equalized_odds_difference"),
+)
+
+
+def print_summary(run_folder: RunFolder, console: Console | None = None) -> None:
+    """Print the final table of a finished run. RUN-903 if the run has no result yet."""
+    console = console or _standard_output()
+    result, privacy, fairness = run_folder.read_result(), run_folder.read_privacy(), run_folder.read_fairness()
+    headline = f"{result.name}: {result.status} after {result.rounds} rounds in {duration(result.seconds)}"
+    console.print(Text(headline, style="bold"))
+    for mark in marks(run_folder.read_manifest(), privacy):
+        console.print(Text(f"! {mark}", style="bold yellow"))
+    for sentence in fairness.verdict.sentences:
+        console.print(Text(sentence))
+    console.print()
+    console.print(_metrics_table(result, fairness, run_folder.parse_job().data.sensitive))
+    console.print()
+    console.print(_privacy_table(result, privacy))
+    console.print()
+    sent, received = size(result.communication.bytes_up), size(result.communication.bytes_down)
+    console.print(Text(f"Sent by the sites: {sent}; sent to them: {received}."))
+    for sentence in cautions(result, privacy):
+        console.print(Text(sentence, style="yellow"))
+    if run_folder.report.exists():
+        console.print(Text(f"Report: {run_folder.report}"), soft_wrap=True)
+        console.print(Text(f"Next: open {run_folder.report} in a browser."), soft_wrap=True)
+    else:
+        console.print(Text(f"Next: write the report with `fedethos report {run_folder.path}`."), soft_wrap=True)
+
+
+def _standard_output() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def _metrics_table(result: Result, fairness: FairnessReport, declared: Mapping[str, Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("Test people of all sites" if fairness.people.test is None else f"{fairness.people.test:,} test people of all sites")
+    table.add_column("value (95 % interval)")
+    table.add_column("against the base model")
+    for label, name in _METRICS:
+        item = result.metrics.of(name)
+        table.add_row(label, interval(item), difference(item.value, result.base_value(name)))
+    for attribute, gaps in in_declared_order(result.fairness, declared).items():
+        for label, gap in _GAPS:
+            table.add_row(Text(f"By {attribute}: {label}"), interval(gaps.of(gap)), "")
+    return table
+
+
+def _privacy_table(result: Result, privacy: PrivacyReport) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=None)
+    table.add_column("Site")
+    table.add_column(f"epsilon ({guarantee(privacy)})")
+    table.add_column("private steps", justify="right")
+    for name, site in sorted(result.privacy.sites.items(), key=lambda item: natural(item[0])):
+        table.add_row(Text(name), epsilon(site.epsilon), str(site.steps))
+    return table

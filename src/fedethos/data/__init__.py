@@ -1,0 +1,1 @@
+"""Records: files to text, labels, groups and people. Start at ``fedethos.data.readers``."""

@@ -1,0 +1,55 @@
+"""Records in memory: what the contract makes of a table, and what splits, partitions and tokenizers work on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """n records of one table.
+
+    Attributes
+    ----------
+    text : tuple of str, n
+    label : int64[n]
+        Index into ``data.label.values``.
+    groups : dict of int64[n]
+        Per sensitive attribute, the index into its categories; missing is ``len(categories)``, the group ``unknown``.
+    unit : int64[n]
+        Dense index, 0 to ``units - 1``, of the person where ``data.person_id`` is mapped, else of the row.
+    identity : uint8[n, 32]
+        SHA-256 of the person, else of the whole row, so that duplicates share it. Unsalted: it never leaves the node.
+    kept : tuple of (str or None), n, or None
+        Raw values of the column that ``apply_contract`` was asked to keep.
+    """
+
+    text: tuple[str, ...]
+    label: NDArray[np.int64]
+    groups: Mapping[str, NDArray[np.int64]]
+    unit: NDArray[np.int64]
+    identity: NDArray[np.uint8]
+    kept: tuple[str | None, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    @property
+    def units(self) -> int:
+        """Number of different units."""
+        return len(np.unique(self.unit))
+
+    def take(self, indices: NDArray[np.int64]) -> Records:
+        """The records at ``indices``, in that order, with ``unit`` made dense again."""
+        return Records(
+            text=tuple(self.text[i] for i in indices),
+            label=self.label[indices],
+            groups={attribute: group[indices] for attribute, group in self.groups.items()},
+            unit=np.unique(self.unit[indices], return_inverse=True)[1],
+            identity=self.identity[indices],
+            kept=None if self.kept is None else tuple(self.kept[i] for i in indices),
+        )

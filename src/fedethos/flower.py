@@ -1,0 +1,61 @@
+"""Every use of Flower that is not in its public packages (``flwr.app``, ``flwr.serverapp``, ``flwr.clientapp``).
+
+Flower's internals move every few weeks, so nothing else in the project imports them; ``tests/core/test_flower.py`` is
+the contract that this file keeps with the pinned version.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = ["Run", "copied", "identify_process", "quiet_logs", "rebuild_from_wire", "wire_bytes", "with_message_id"]
+
+
+def quiet_logs() -> None:
+    """Keep Flower's own log lines off the terminal; refusals are reported by the round loop."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+def identify_process(run_id: int) -> None:
+    """Give this process the identity that ``flwr.app.Message`` asks for outside Flower's own task processes."""
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = 1
+    TaskIdentity.task_id = 1
+
+
+def with_message_id(message: Message, message_id: str) -> Message:
+    """Set the id that a SuperLink would give on arrival."""
+    message.metadata.__dict__["_message_id"] = message_id
+    return message
+
+
+def wire_bytes(record: RecordDict) -> dict[str, bytes]:
+    """``record`` as the objects that Flower's transport sends: content by object id, the record itself last."""
+    return {object_id: item.deflate() for object_id, item in get_all_nested_objects(record).items()}
+
+
+def rebuild_from_wire(contents: dict[str, bytes]) -> RecordDict:
+    """The record that the receiver gets from ``wire_bytes``."""
+    root = list(contents)[-1]
+    record = inflate_object_from_contents(root, dict(contents))
+    if not isinstance(record, RecordDict):
+        raise TypeError("the last object is not a RecordDict")
+    return record
+
+
+def copied(record: RecordDict) -> RecordDict:
+    """A record that the receiver may change without the sender noticing. Tensor bytes are shared: nobody writes into them."""
+    parts: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
+    for name, part in record.items():
+        if isinstance(part, ArrayRecord):
+            parts[name] = ArrayRecord({key: Array(item.dtype, item.shape, item.stype, item.data) for key, item in part.items()})
+        else:
+            parts[name] = copy.deepcopy(part)
+    return RecordDict(parts)

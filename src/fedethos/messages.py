@@ -1,0 +1,234 @@
+"""The message contract between coordinator and node: what may be asked, what may be answered, and on what basis.
+
+Three message types, all on Flower's Message API. An unknown type, record, field, dtype or contract version is refused by
+whoever receives it. Every field of a reply carries its basis (``Basis``): why it may leave the site.
+
+============= ================================ ==========================================
+type          request                          reply
+============= ================================ ==========================================
+query.setup   arrays: frozen adapter tensors   statement: fedethos version, base-model hash
+train         arrays: trainable tensors        arrays: the same names; statement: the cost so far
+evaluate      arrays: trainable tensors        counts: int64 tables per attribute
+============= ================================ ==========================================
+
+Instead of its reply a node may send ``error`` (a code from the fixed list and a random incident id).
+Next on the path: ``client/app.py`` answers these messages, ``server/loop.py`` sends them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedethos.errors import FedethosError
+
+CONTRACT_VERSION = 1
+SETUP, TRAIN, EVALUATE = "query.setup", "train", "evaluate"
+
+ARRAYS, CONFIG, STATEMENT, COUNTS, ERROR = "arrays", "config", "statement", "counts", "error"
+
+SplitName = Literal["train", "validation", "test"]
+Arrays = dict[str, npt.NDArray[np.float32]]
+Tables = dict[str, npt.NDArray[np.int64]]
+
+
+class Basis(Enum):
+    """Why a field may leave a site (docs/privacy.md)."""
+
+    PUBLIC = "public"  # fixed before any record was read
+    CHARGED = "charged"  # output of a private mechanism whose cost is accounted
+    UNPROTECTED = "unprotected"  # exact, because the job says privacy.mode: none
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every request says about itself.
+
+    ``attempt`` counts repetitions of a round after a restart; ``split`` is set for ``evaluate`` only.
+    """
+
+    job_sha256: str
+    run: str
+    round: int
+    attempt: int
+    arrays: Arrays
+    split: SplitName | None = None
+
+
+@dataclass(frozen=True)
+class SetupReply:
+    fedethos: str
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """``arrays``: the new trainable tensors. Epsilon is None without privacy; ``steps`` counts the private steps so far."""
+
+    arrays: Arrays
+    basis: Basis
+    unit: str
+    adjacency: str
+    epsilon: float | None
+    delta: float | None
+    steps: int
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """``tables``: per attribute an int64 array [groups, labels, bins]."""
+
+    tables: Tables
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    code: str
+    incident: str
+
+
+Reply = SetupReply | TrainReply | EvaluateReply | ErrorReply
+
+
+def encode_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> ArrayRecord:
+    """Sorted by name, so that equal contents have equal bytes."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(arrays[name])) for name in sorted(arrays)})
+
+
+def decode_arrays(record: ArrayRecord, dtype: type[np.generic], code: str) -> dict[str, npt.NDArray[np.generic]]:
+    """Arrays of exactly ``dtype``; any other dtype is refused with ``code``."""
+    arrays = {}
+    for name, array in record.items():
+        if array.dtype != np.dtype(dtype).name or array.stype != "numpy.ndarray":
+            raise FedethosError(code, f"A tensor is {array.dtype}, not {np.dtype(dtype).name}.", where=name)
+        arrays[name] = array.numpy()
+    return arrays
+
+
+def encode_request(message_type: str, request: Request) -> RecordDict:
+    config: dict[str, str | int] = {
+        "contract": CONTRACT_VERSION,
+        "job-sha256": request.job_sha256,
+        "run": request.run,
+        "round": request.round,
+        "attempt": request.attempt,
+    }
+    if message_type == EVALUATE:
+        config["split"] = str(request.split)
+    return RecordDict({ARRAYS: encode_arrays(request.arrays), CONFIG: ConfigRecord(config)})
+
+
+def decode_request(message: Message) -> Request:
+    """Refuse (SEC-630) whatever is not exactly a request of this contract."""
+    content = message.content
+    _expect_records(content, {ARRAYS: ArrayRecord, CONFIG: ConfigRecord})
+    config = dict(content.config_records[CONFIG])
+    config.pop("server-round", None)  # a Flower strategy adds it
+    keys = {"contract": int, "job-sha256": str, "run": str, "round": int, "attempt": int}
+    if message.metadata.message_type == EVALUATE:
+        keys["split"] = str
+    if {name: type(value) for name, value in config.items()} != keys or config["contract"] != CONTRACT_VERSION:
+        raise _malformed("the config record has other keys, types or another contract version")
+    split = config.get("split")
+    if split not in (None, "validation", "test"):
+        raise _malformed("the split is neither validation nor test")
+    arrays = decode_arrays(content.array_records[ARRAYS], np.float32, "SEC-630")
+    return Request(
+        job_sha256=str(config["job-sha256"]),
+        run=str(config["run"]),
+        round=int(config["round"]),  # type: ignore[arg-type]
+        attempt=int(config["attempt"]),  # type: ignore[arg-type]
+        arrays=arrays,  # type: ignore[arg-type]
+        split=split,  # type: ignore[arg-type]
+    )
+
+
+def encode_reply(reply: Reply) -> RecordDict:
+    """The reply's records and nothing else. A field without a basis cannot be built, so it cannot be sent."""
+    if isinstance(reply, SetupReply):
+        return RecordDict({STATEMENT: ConfigRecord({"fedethos": reply.fedethos, "model-sha256": reply.model_sha256})})
+    if isinstance(reply, TrainReply):
+        statement: dict[str, str | int | float] = {
+            "basis": reply.basis.value,
+            "unit": reply.unit,
+            "adjacency": reply.adjacency,
+            "steps": reply.steps,
+        }
+        if reply.epsilon is not None and reply.delta is not None:
+            statement |= {"epsilon": reply.epsilon, "delta": reply.delta}
+        return RecordDict({ARRAYS: encode_arrays(reply.arrays), STATEMENT: ConfigRecord(statement)})
+    if isinstance(reply, EvaluateReply):
+        return RecordDict({COUNTS: encode_arrays(reply.tables), STATEMENT: ConfigRecord({"basis": reply.basis.value})})
+    return RecordDict({ERROR: ConfigRecord({"code": reply.code, "incident": reply.incident})})
+
+
+def decode_reply(message_type: str, content: RecordDict) -> Reply:
+    """Refuse (AGG-701) whatever is not exactly a reply of this contract."""
+    if ERROR in content:
+        _expect_records(content, {ERROR: ConfigRecord}, "AGG-701")
+        return ErrorReply(_text(content, ERROR, "code"), _text(content, ERROR, "incident"))
+    if message_type == SETUP:
+        _expect_records(content, {STATEMENT: ConfigRecord}, "AGG-701")
+        return SetupReply(_text(content, STATEMENT, "fedethos"), _text(content, STATEMENT, "model-sha256"))
+    if message_type == EVALUATE:
+        _expect_records(content, {COUNTS: ArrayRecord, STATEMENT: ConfigRecord}, "AGG-701")
+        tables = decode_arrays(content.array_records[COUNTS], np.int64, "AGG-701")
+        return EvaluateReply(tables, _basis(content))  # type: ignore[arg-type]
+    _expect_records(content, {ARRAYS: ArrayRecord, STATEMENT: ConfigRecord}, "AGG-701")
+    statement = dict(content.config_records[STATEMENT])
+    allowed = {"basis": str, "unit": str, "adjacency": str, "steps": int}
+    if "epsilon" in statement:
+        allowed |= {"epsilon": float, "delta": float}
+    if {name: type(value) for name, value in statement.items()} != allowed:
+        raise _malformed("the statement has other keys or types", "AGG-701")
+    arrays = decode_arrays(content.array_records[ARRAYS], np.float32, "AGG-701")
+    return TrainReply(
+        arrays=arrays,  # type: ignore[arg-type]
+        basis=_basis(content),
+        unit=str(statement["unit"]),
+        adjacency=str(statement["adjacency"]),
+        epsilon=statement.get("epsilon"),  # type: ignore[arg-type]
+        delta=statement.get("delta"),  # type: ignore[arg-type]
+        steps=int(statement["steps"]),  # type: ignore[arg-type]
+    )
+
+
+def arrays_sha256(arrays: Mapping[str, npt.NDArray[np.generic]]) -> str:
+    """Hash of names, shapes, dtypes and bytes, independent of order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _expect_records(content: RecordDict, kinds: Mapping[str, type], code: str = "SEC-630") -> None:
+    if {name: type(record) for name, record in content.items()} != dict(kinds):
+        raise _malformed("it does not hold exactly the records of its type", code)
+
+
+def _text(content: RecordDict, record: str, key: str) -> str:
+    value = content.config_records[record].get(key)
+    if not isinstance(value, str) or len(value) > 128:
+        raise _malformed(f"{record}.{key} is missing or too long", "AGG-701")
+    return value
+
+
+def _basis(content: RecordDict) -> Basis:
+    try:
+        return Basis(_text(content, STATEMENT, "basis"))
+    except ValueError:
+        raise _malformed("the basis is unknown", "AGG-701") from None
+
+
+def _malformed(what: str, code: str = "SEC-630") -> FedethosError:
+    return FedethosError(code, f"A message does not follow the message contract: {what}.", fix="Compare the fedethos versions.")

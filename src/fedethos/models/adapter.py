@@ -1,0 +1,225 @@
+"""LoRA adapters on a frozen base model, by PEFT: attach, read, write, save.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": a linear layer W gets the update (lora_alpha / r) B A. With
+``freeze_a`` only B and the head train (Sun et al. 2024, "Improving LoRA in Privacy-preserving Federated Learning", FFA-LoRA), so
+that the average of the sites' B gives the average of their updates.
+
+Tensors are named as in PEFT's adapter file everywhere. Next: ``fedethos.models.prefix`` caches what lies below the first adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import peft
+import safetensors.torch
+import torch
+from peft import LoraConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from fedethos.errors import FedethosError
+from fedethos.job import Lora
+from fedethos.models.base import head_modules
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+_ADAPTER = "default"  # PEFT's name for the only adapter
+
+
+def attach_lora(base_model: PreTrainedModel, lora: Lora, *, seed: int, freeze_a: bool) -> PeftModel:
+    """Put LoRA adapters on ``base_model`` (in place) and make its head trainable.
+
+    A is drawn from ``seed`` alone (Kaiming-uniform, PEFT's default), B is zero: at the start the model computes what the base model
+    computes. The base's dropouts are switched off for good, so that train and eval mode differ in LoRA's own dropout only and a
+    frozen layer gives the same output every time.
+
+    Raises
+    ------
+    FedethosError
+        MODEL-451 no such target module, MODEL-452 no such layer, MODEL-453 the base is random in train mode.
+    """
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=_target_modules(base_model, lora),
+        modules_to_save=head_modules(base_model),
+    )
+    _switch_off_dropout(base_model)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT calls names that transformers is renaming
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # PEFT corrects it by itself for GPT-2's layers
+        torch.default_generator.manual_seed(seed)
+        model: PeftModel = peft.get_peft_model(base_model, config)
+    if freeze_a:
+        for name, parameter in named_adapter_parameters(model).items():
+            if ".lora_A." in name:
+                parameter.requires_grad_(False)
+    _require_steady(model)
+    return model.eval()
+
+
+def named_adapter_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
+    """The adapter's live parameters (LoRA and head) by their names in PEFT's adapter file, sorted."""
+    state = peft.get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False)
+    return dict(sorted(state.items()))
+
+
+def trainable_names(model: PeftModel) -> list[str]:
+    """Names of the adapter's tensors that train, sorted: what a train message carries."""
+    return [name for name, parameter in named_adapter_parameters(model).items() if parameter.requires_grad]
+
+
+def frozen_names(model: PeftModel) -> list[str]:
+    """Names of the adapter's tensors that do not train (``lora_A`` with ``freeze_a``), sorted: sent once."""
+    return [name for name, parameter in named_adapter_parameters(model).items() if not parameter.requires_grad]
+
+
+def read_arrays(model: PeftModel, names: Iterable[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Copies of the adapter's tensors with these names, float32. An unknown name raises MODEL-454."""
+    parameters, names = named_adapter_parameters(model), list(names)
+    if not set(names) <= set(parameters):
+        raise _wrong_names(len(set(names) - set(parameters)), 0)
+    return {name: parameters[name].detach().cpu().to(torch.float32).numpy().copy() for name in names}
+
+
+def write_arrays(model: PeftModel, arrays: Arrays) -> None:
+    """Overwrite the adapter's tensors: exactly the trainable ones, or exactly the frozen ones. Nothing is written on an error.
+
+    Raises
+    ------
+    FedethosError
+        MODEL-454 unknown or missing name, MODEL-455 wrong shape, MODEL-456 not float32, MODEL-457 NaN or infinity.
+    """
+    parameters = named_adapter_parameters(model)
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    given = set(arrays)
+    if given != frozen or not given:
+        trainable = set(parameters) - frozen
+        if given != trainable:
+            raise _wrong_names(len(given - trainable), len(trainable - given))
+    for name, array in arrays.items():
+        _check_array(name, array, tuple(parameters[name].shape))
+    with torch.no_grad():
+        for name, array in arrays.items():
+            parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def save_adapter(folder: Path, model: PeftModel) -> None:
+    """Write ``adapter_model.safetensors`` and ``adapter_config.json``: the same bytes for the same adapter, no path of this machine.
+
+    Plain PEFT loads it: ``PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(BASE), folder)``.
+    """
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in named_adapter_parameters(model).items()}
+    settings = model.peft_config[_ADAPTER].to_dict()
+    settings |= {
+        "inference_mode": True,
+        "modules_to_save": head_modules(model.get_base_model()),
+        "target_modules": sorted(settings["target_modules"]),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _target_modules(model: PreTrainedModel, lora: Lora) -> list[str]:
+    """Full names of the linear modules that get an adapter.
+
+    Spelled out, because PEFT refuses ``all-linear`` together with ``layers_to_transform``. With chosen layers only modules inside
+    them are taken (no pooler); the head never is, it trains whole.
+    """
+    heads = head_modules(model)
+    linear = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and name.partition(".")[0] not in heads
+    ]
+    if lora.target_modules != "all-linear":
+        unmatched = [target for target in lora.target_modules if not any(_is_called(name, target) for name in linear)]
+        if unmatched:
+            raise FedethosError(
+                "MODEL-451",
+                f"The base model has no linear layer called {', '.join(unmatched)}.",
+                where="lora.target_modules",
+                fix=f"Its linear layers are called {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}.",
+            )
+        linear = [name for name in linear if any(_is_called(name, target) for target in lora.target_modules)]
+    chosen = linear
+    if lora.layers_to_transform is not None:
+        layers = {layer for name in linear if (layer := _layer_of(name)) is not None}
+        if not set(lora.layers_to_transform) <= layers:
+            raise FedethosError(
+                "MODEL-452",
+                "The base model has no target module in one of these layers.",
+                where="lora.layers_to_transform",
+                fix=f"Layers are counted from 0; those with target modules: {sorted(layers)}.",
+            )
+        chosen = [name for name in linear if _layer_of(name) in lora.layers_to_transform]
+    if not chosen:
+        raise FedethosError(
+            "MODEL-451",
+            "No module of the base model would get an adapter.",
+            where="lora.target_modules, lora.layers_to_transform",
+            fix="Write target_modules: all-linear and layers_to_transform: null, or name some.",
+        )
+    return chosen
+
+
+def _is_called(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _layer_of(name: str) -> int | None:
+    """The transformer layer that a module lies in: the first number in its dotted name."""
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match[1]) if match else None
+
+
+def _switch_off_dropout(model: nn.Module) -> None:
+    """Set every dropout rate to 0: modules, and the plain numbers that attention code reads (``attention_dropout``, ``layerdrop``)."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _require_steady(model: PeftModel) -> None:
+    """Compare train with eval mode on one short input. B is zero, so LoRA's own dropout cannot show."""
+    ids = torch.arange(1, 9, device=model.device).remainder(model.config.vocab_size)[None]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        in_train_mode = model.train()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        in_eval_mode = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    if not torch.allclose(in_train_mode, in_eval_mode, rtol=1e-4, atol=1e-5):
+        raise FedethosError(
+            "MODEL-453",
+            "The base model computes something else in train mode than in eval mode.",
+            why="A frozen base must give the same output every time: private gradients and cached layers rely on it.",
+            fix="Use a model without built-in randomness or batch statistics, or with its dropout rates set to 0 in config.json.",
+        )
+
+
+def _check_array(name: str, array: npt.NDArray[np.float32], shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise FedethosError("MODEL-455", f"An adapter tensor has the shape {array.shape}, expected {shape}.", where=name)
+    if array.dtype != np.float32:
+        raise FedethosError("MODEL-456", f"An adapter tensor has the type {array.dtype}, expected float32.", where=name)
+    if not np.isfinite(array).all():
+        raise FedethosError("MODEL-457", "An adapter tensor holds NaN or infinity.", where=name, why="It would spoil the whole model.")
+
+
+def _wrong_names(unknown: int, missing: int) -> FedethosError:
+    return FedethosError(
+        "MODEL-454",
+        f"Adapter tensors do not fit the model: {unknown} unknown names, {missing} missing.",
+        why="The adapter belongs to another base model, rank or choice of layers.",
+        fix="Use the job that the adapter was made with.",
+    )

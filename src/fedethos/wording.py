@@ -1,0 +1,110 @@
+"""How numbers are said: the same words in the terminal, the live view and the report.
+
+Only a number that was released is shown, always with its interval; whatever weakens the numbers is a sentence of ``cautions``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from fedethos.records import Manifest, PrivacyReport
+from fedethos.result import Interval, Result
+
+WITHHELD = "withheld"
+NOT_RELEASED = "not released"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return NOT_RELEASED if value is None else f"{value:.{digits}f}"
+
+
+def interval(item: Interval) -> str:
+    """``0.871 (0.860 to 0.882)``; an abstained one keeps its bounds and loses its number."""
+    if item.low is None:
+        return WITHHELD
+    return f"not measurable ({bounds(item)})" if item.value is None else f"{item.value:.3f} ({bounds(item)})"
+
+
+def bounds(item: Interval) -> str:
+    """``0.860 to 0.882``, for a place that shows the value by itself."""
+    return WITHHELD if item.low is None or item.high is None else f"{item.low:.3f} to {item.high:.3f}"
+
+
+def difference(after: float | None, before: float | None) -> str:
+    if after is None or before is None:
+        return NOT_RELEASED
+    return f"{after - before:+.3f}"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: ``12.4 MB``."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def epsilon(value: float | None) -> str:
+    """Two decimals, rounded up: a cost is never shown smaller than it is."""
+    return "none" if value is None else f"{math.ceil(value * 100 - 1e-9) / 100:.2f}"
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts site-2 before site-10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def largest_epsilon(privacy: PrivacyReport) -> float | None:
+    """The weakest guarantee of any site; None if even one site has none."""
+    values = [site.epsilon for site in privacy.sites.values()]
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
+
+
+def guarantee(privacy: PrivacyReport) -> str:
+    """What an epsilon is about: it stands wherever an epsilon stands."""
+    if privacy.mode == "none":
+        return "no privacy protection"
+    return f"per {privacy.unit} and site, {privacy.adjacency}, delta {privacy.delta:g}"
+
+
+def marks(manifest: Manifest, privacy: PrivacyReport) -> list[str]:
+    """Short marks for every page: the run's own, and those its documents demand whether or not the run set them."""
+    demanded = ["No privacy protection"] if privacy.mode == "none" else []
+    if not privacy.secure_rng and privacy.mode != "none":
+        demanded.append("Simulation, not a guarantee")
+    seen = {mark.casefold() for mark in demanded}
+    return demanded + [mark for mark in dict.fromkeys(manifest.marks) if mark.casefold() not in seen]
+
+
+def cautions(result: Result, privacy: PrivacyReport) -> list[str]:
+    """What the numbers are not, one sentence each."""
+    sentences = []
+    if privacy.mode == "none":
+        sentences.append("No privacy protection: the job says privacy.mode: none, so updates and counts left the sites as they are.")
+    elif not privacy.secure_rng:
+        sentences.append("The noise came from a seeded generator: this is a simulation, not a guarantee.")
+    if result.basis == "oracle" and privacy.mode != "none":
+        sentences.append("Epsilon covers training only; evaluation is exact, which only a simulation may do.")
+    elif result.basis == "oracle":
+        sentences.append("Evaluation is exact, which only a simulation may do.")
+    elif result.basis == "unprotected":
+        sentences.append("The counts behind the metrics were sent without protection.")
+    if result.basis == "released":
+        sentences.append("The intervals are 95 % intervals of sampling and privacy noise together.")
+    else:
+        sentences.append("The intervals are 95 % intervals of sampling alone.")
+    return sentences

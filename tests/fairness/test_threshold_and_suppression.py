@@ -1,0 +1,64 @@
+"""The pooled threshold and the groups that may not be shown."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fedethos.errors import FedethosError
+from fedethos.fairness.histograms import BINS, EDGES, confusion, histogram
+from fedethos.fairness.suppression import withheld
+from fedethos.fairness.threshold import FIXED_EDGE, base_rate_edge
+
+
+def test_fixed_edge_is_a_score_of_one_half():
+    assert EDGES[FIXED_EDGE] == 0.0
+
+
+@given(hnp.arrays(np.int64, (2, 2, BINS), elements=st.integers(0, 9)), st.integers(0, 1))
+def test_base_rate_edge_is_the_best_of_all_edges(table, favorable):
+    table[0, 0, 0] += 1
+    edge = base_rate_edge(table, favorable)
+
+    def distance(at):
+        return abs(int(confusion(table, at)[:, :, 1].sum()) - int(table[:, favorable].sum()))
+
+    assert (distance(edge), abs(edge - FIXED_EDGE)) == min((distance(at), abs(at - FIXED_EDGE)) for at in range(1, BINS))
+
+
+def test_base_rate_edge_finds_the_cut_of_an_overconfident_model():
+    rng = np.random.default_rng(1)
+    label = (rng.random(4000) < 0.24).astype(np.int64)
+    scores = rng.normal(label * 3.0 + 5.0, 2.0)  # 0.5 would select nearly everybody
+    edge = base_rate_edge(histogram(scores, label, np.zeros(4000, dtype=np.int64), groups=1, labels=2), favorable=1)
+    assert EDGES[edge] == pytest.approx(np.quantile(scores, 1 - label.mean()), abs=0.25)
+
+
+def test_base_rate_edge_needs_people():
+    with pytest.raises(FedethosError, match="AGG-735"):
+        base_rate_edge(np.zeros((2, 2, BINS), dtype=np.int64), 1)
+
+
+@pytest.mark.parametrize(
+    ("people", "hidden"),
+    [
+        ([100, 200, 300], ()),
+        ([100, 200, 0], ()),  # an empty group hides nobody
+        ([100, 200, 11], ()),
+        ([300, 200, 10], (1, 2)),  # alone it would be the total minus the others
+        ([300, 0, 10], (0, 2)),
+        ([4, 200, 10], (0, 2)),
+        ([4], (0,)),
+        ([-3, 200, 300], ()),  # noise below one is nobody
+    ],
+)
+def test_small_groups_are_withheld_with_a_complement(people, hidden):
+    assert withheld(np.array(people, dtype=np.float64), 11) == hidden
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=6))
+def test_no_small_group_is_shown_or_recoverable(people):
+    hidden = withheld(np.array(people, dtype=np.float64), 11)
+    assert all(size == 0 or size >= 11 for group, size in enumerate(people) if group not in hidden)
+    assert len(hidden) != 1 or sum(size > 0 for size in people) == 1
