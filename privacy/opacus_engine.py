@@ -6,6 +6,8 @@ Opacus' hooks fail on an empty batch, so an empty step never reaches them.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import Tensor, nn
@@ -53,7 +55,9 @@ class OpacusEngine:
     def backward(self, per_example_loss: Tensor, unit_ids: Tensor) -> None:
         if len(per_example_loss) == 0:
             return
-        torch.autograd.backward(per_example_loss.sum())
+        with warnings.catch_warnings():  # the first hooked layer has no input gradient, which is as it should be
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            torch.autograd.backward(per_example_loss.sum())
         per_example = {name: self._grad_sample(name, parameter) for name, parameter in self._parameters.items()}
         for name, clipped in clip_and_sum(per_example, Units.of(unit_ids), self._max_grad_norm).sums.items():
             self._sums[name] += clipped

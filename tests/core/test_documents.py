@@ -119,6 +119,11 @@ def test_keys_that_the_author_chose_are_not_repeated(refusal):
     assert refusal(MINIMAL, f"data.map={{sex: {{{CANARY}: 3}}}}").code == "CFG-203"
 
 
+def test_a_key_that_a_mapping_does_not_take_is_not_repeated(refusal):
+    error = refusal(MINIMAL, f"data.text={{{CANARY}: age}}")
+    assert (error.code, error.what) == ("CFG-204", "`data.text` is outside what is allowed: text or a section with column.")
+
+
 @pytest.mark.parametrize("key", [f"{CANARY} JANE", "7391", f"é{CANARY}", CANARY * 5])
 def test_a_key_that_looks_like_data_is_not_repeated(refusal, key):
     error = refusal(MINIMAL + f"  {key}: 1\n")
@@ -157,6 +162,7 @@ def test_a_refused_override_is_named_by_its_place_on_the_command_line(refusal, o
         ("a: {b: 1, b: 1}", "job.yaml:1"),
         ("a: &x 1\nb: *x", "job.yaml:2"),
         ("a: !!python/object/apply:os.system [true]", "job.yaml:1"),
+        ("a: !!python/object:os.environ {b: 1}", "job.yaml:1"),
         ("a: !secret x", "job.yaml:1"),
         ("a: [1, 2", "job.yaml:1"),
         ("a: 1\n\tb: 2", "job.yaml:2"),
