@@ -23,8 +23,10 @@ incidents = logging.getLogger("fedethos.incidents")  # local only; a deployment 
 
 def build_client_app(node_of: NodeOf) -> ClientApp:
     """A ClientApp whose node is found by ``node_of`` from Flower's context."""
-    app = ClientApp()
+    return _answering(ClientApp(), node_of)
 
+
+def _answering(app: ClientApp, node_of: NodeOf) -> ClientApp:
     @app.query("setup")
     def setup(message: Message, context: Context) -> Message:
         return _answer(message, lambda request: node_of(context).setup(request))
@@ -50,3 +52,16 @@ def _answer(message: Message, handler: Callable[[Request], Reply]) -> Message:
         incidents.error("incident %s", incident, exc_info=failure)
         reply = ErrorReply(code=failure.code if isinstance(failure, FedethosError) else "NODE-500", incident=incident)
     return Message(encode_reply(reply), reply_to=message)
+
+
+def _no_node(context: Context) -> Node:
+    raise FedethosError(
+        "NODE-501",
+        "This ClientApp was started without a node.",
+        why="It has no records and no approval, so it answers nothing.",
+        fix="Run a simulation with `fedethos simulate JOB`.",
+    )
+
+
+app = ClientApp()  # what Flower's own tools find (pyproject.toml)
+_answering(app, _no_node)

@@ -45,7 +45,8 @@ class NodeModel:
 
     def read(self) -> Arrays:
         """The trainable tensors, float32."""
-        return adapter.read_arrays(self.model, self.trainable_names)
+        arrays: Arrays = adapter.read_arrays(self.model, self.trainable_names)
+        return arrays
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Class logits, float32[b, labels]."""

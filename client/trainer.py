@@ -7,7 +7,8 @@ starts fresh each round. Next on the path: ``privacy/engine.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,16 +98,9 @@ def _to_device(values: Indices, model: NodeModel) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(model.device)
 
 
-class _dropout_seeded_by:  # noqa: N801 - reads as a with-clause
+@contextmanager
+def _dropout_seeded_by(source: RandomSource) -> Iterator[None]:
     """Adapter dropout draws from the step's own source, whatever ran before in this process."""
-
-    def __init__(self, source: RandomSource) -> None:
-        self._seed = int(source.uniform(1)[0] * 2**53)
-        self._fork = torch.random.fork_rng()
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *failure: object) -> None:
-        self._fork.__exit__(*failure)
+    with torch.random.fork_rng():
+        torch.manual_seed(int(source.uniform(1)[0] * 2**53))
+        yield

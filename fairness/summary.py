@@ -25,6 +25,7 @@ from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.suppression import withheld
 from fedethos.fairness.verdict import Verdict, judge
 from fedethos.job import UNKNOWN
+from fedethos.storage import JsonValue
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,20 @@ class Summary:
     metrics: Mapping[str, Estimate]
     fairness: Mapping[str, AttributeSummary]
 
-    def as_json(self) -> dict[str, dict[str, object]]:
+    def as_json(self) -> dict[str, dict[str, JsonValue]]:
         """``metrics`` and ``fairness`` as ``result.json`` holds them: value, low, high, abstained."""
         return self._render(Estimate.as_json)
 
-    def plain(self) -> dict[str, dict[str, object]]:
+    def plain(self) -> dict[str, dict[str, JsonValue]]:
         """The same keys with bare numbers (None when undefined or withheld): for exact values that only a simulation sees."""
         return self._render(lambda one: one.value)
 
-    def verdicts_json(self) -> dict[str, dict[str, object]]:
+    def verdicts_json(self) -> dict[str, dict[str, JsonValue]]:
         """Per attribute: status, four_fifths, sentence, and the names of the withheld groups."""
         return {attribute: {**one.verdict.as_json(), "withheld": list(one.withheld)} for attribute, one in self.fairness.items()}
 
-    def _render(self, render: Callable[[Estimate], object]) -> dict[str, dict[str, object]]:
-        def each(estimates: Mapping[str, Estimate]) -> dict[str, object]:
+    def _render(self, render: Callable[[Estimate], JsonValue]) -> dict[str, dict[str, JsonValue]]:
+        def each(estimates: Mapping[str, Estimate]) -> dict[str, JsonValue]:
             return {name: render(one) for name, one in estimates.items()}
 
         return {

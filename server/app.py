@@ -1,6 +1,7 @@
 """The ServerApp: Flower's entry into the round loop.
 
-``app`` is what Flower's own tools find (pyproject.toml); a simulation builds one around its own ``Coordination``.
+``build_server_app`` makes it around a ``Coordination``. ``app`` is what Flower's own tools find (pyproject.toml); it has no
+coordination, so it refuses to run.
 Next on the path: ``server/loop.py``.
 """
 
@@ -9,15 +10,28 @@ from __future__ import annotations
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedethos.errors import FedethosError
 from fedethos.server.loop import Coordination, coordinate
+
+app = ServerApp()
+
+
+@app.main()
+def _main(grid: Grid, context: Context) -> None:
+    raise FedethosError(
+        "RUN-940",
+        "This ServerApp was started without a coordinator.",
+        why="It would not know which sites are approved.",
+        fix="Run a simulation with `fedethos simulate JOB`.",
+    )
 
 
 def build_server_app(plan: Coordination) -> ServerApp:
     """A ServerApp that runs ``plan`` on whatever grid it is called with."""
-    app = ServerApp()
+    coordinated = ServerApp()
 
-    @app.main()
+    @coordinated.main()
     def main(grid: Grid, context: Context) -> None:
         coordinate(grid, plan)
 
-    return app
+    return coordinated

@@ -203,7 +203,7 @@ def _close_round(
     if measure is not None:
         validation = measure(state.arrays, "validation", state.round)
         plain = describe(validation, decision_edge(validation.tables, plan.job), plan.job).plain()
-        metrics, fairness = dict(plain["metrics"]), dict(plain["fairness"])
+        metrics, fairness = plain["metrics"], plain["fairness"]
         bytes_up, bytes_down = bytes_up + validation.bytes_up, bytes_down + validation.bytes_down
     seconds = time.monotonic() - began
     state = state.remembering(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedethos.errors import FedethosError
@@ -46,7 +48,7 @@ class RunState:
     round: int
     arrays: Arrays
     memory: Memory
-    strategy: Arrays = field(default_factory=dict)
+    strategy: Mapping[str, npt.NDArray[np.floating]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, arrays: Arrays, frozen: Arrays, sites: Iterable[Site]) -> RunState:

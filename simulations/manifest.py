@@ -8,9 +8,9 @@ from importlib.metadata import version
 import torch
 
 from fedethos.job import Job
-from fedethos.runfolder import JsonValue
 from fedethos.server.outcome import NO_PRIVACY, SEEDED
 from fedethos.simulations.virtual_sites import Federation
+from fedethos.storage import JsonValue
 
 _PACKAGES = ("fedethos", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "fairlearn", "numpy", "pandas", "tokenizers")
 

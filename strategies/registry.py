@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import numpy.typing as npt
 from flwr.serverapp.strategy import FedAdam, Strategy
 
 from fedethos.errors import FedethosError
 from fedethos.job import Job
-from fedethos.messages import Arrays
 from fedethos.strategies.fedavg import AdapterFedAvg
 from fedethos.strategies.ffa import FfaLora
+
+Moments = dict[str, npt.NDArray[np.floating]]
 
 _MOMENTS = ("m_t", "v_t")  # array attributes of Flower's adaptive strategies
 
 
 def make_strategy(job: Job, cohort_size: int) -> Strategy:
     """The strategy for a round with ``cohort_size`` sites; the grid that it sees holds the cohort alone."""
-    everybody = {"min_train_nodes": cohort_size, "min_evaluate_nodes": cohort_size, "min_available_nodes": cohort_size}
     if job.federation.server_optimizer == "fedadam":
-        return FedAdam(eta=job.federation.server_learning_rate, **everybody)
-    return FfaLora(**everybody) if job.aggregation == "ffa" else AdapterFedAvg(**everybody)
+        return FedAdam(
+            eta=job.federation.server_learning_rate,
+            min_train_nodes=cohort_size,
+            min_evaluate_nodes=cohort_size,
+            min_available_nodes=cohort_size,
+        )
+    rule = FfaLora if job.aggregation == "ffa" else AdapterFedAvg
+    return rule(min_train_nodes=cohort_size, min_evaluate_nodes=cohort_size, min_available_nodes=cohort_size)
 
 
-def strategy_arrays(strategy: Strategy) -> Arrays:
+def strategy_arrays(strategy: Strategy) -> Moments:
     """The strategy's state between rounds as named arrays, ``m_t/<tensor>``; empty for a stateless one."""
     return {
-        f"{moment}/{name}": np.asarray(array, dtype=np.float64)  # type: ignore[misc]
+        f"{moment}/{name}": np.asarray(array, dtype=np.float64)
         for moment in _MOMENTS
         for name, array in (getattr(strategy, moment, None) or {}).items()
     }
 
 
-def restore_strategy(strategy: Strategy, arrays: Arrays) -> None:
+def restore_strategy(strategy: Strategy, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
     """Put back what ``strategy_arrays`` gave.
 
     Raises
@@ -39,7 +48,7 @@ def restore_strategy(strategy: Strategy, arrays: Arrays) -> None:
     FedethosError
         RUN-931 when the arrays belong to another strategy.
     """
-    moments = {moment: {} for moment in _MOMENTS if hasattr(strategy, moment)}
+    moments: dict[str, Moments] = {moment: {} for moment in _MOMENTS if hasattr(strategy, moment)}
     for key, array in arrays.items():
         moment, _, name = key.partition("/")
         if moment not in moments:

@@ -1,7 +1,7 @@
 """What a private training step costs beside the plain PEFT step: time and memory on one CPU thread.
 
 ``python -m fedethos.simulations.benchmarks.privacy_step`` prints one line per figure. All variants of a setting run in turn,
-again and again, in one process; a time ratio is the median of the ratios of neighbouring runs. Memory is what a step adds to a
+again and again, in one process; a time ratio is the median of the ratios of neighbouring runs, in processor seconds. Memory is what a step adds to a
 fresh process that already holds the model, at its peak; tensors are memory-mapped, because with glibc's heap the holes between
 them double the reference's figure and not ours. Models have the real shapes and random weights.
 
@@ -120,15 +120,15 @@ def _row(figure: str, setting: str, variant: Variant, pair: tuple[float, float],
 
 
 def step_seconds(setting: Setting, variants: Sequence[Variant], repeats: int) -> dict[Variant, list[float]]:
-    """Seconds of each step; the variants take turns, after one round that does not count."""
+    """Processor seconds of each step; the variants take turns, after one round that does not count."""
     steps = {variant: _step(setting, variant) for variant in variants}
     seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for turn in range(repeats + 1):
         for variant, step in steps.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             step()
             if turn:
-                seconds[variant].append(time.perf_counter() - begin)
+                seconds[variant].append(time.process_time() - begin)
     return seconds
 
 
@@ -206,6 +206,7 @@ def _open_step(training: _Training) -> None:
 
 
 def _private_step(training: _Training, engine: ClippingEngine) -> None:
+    training.optimizer.zero_grad()
     engine.reset()
     engine.backward(training.per_example_loss(), torch.arange(training.setting.batch))
     for name, total in engine.clipped_sum().items():

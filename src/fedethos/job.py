@@ -136,9 +136,7 @@ class Metrics(Section):
 
 
 class Privacy(Section):
-    mode: Literal["none", "local"] = Field(
-        "local", description="local: each site adds its own noise. none: no protection."
-    )
+    mode: Literal["none", "local"] = Field("local", description="local: each site adds its own noise. none: no protection.")
     unit: Literal["auto", "person", "record"] = Field("auto", description="auto: person when data.person_id is mapped, else record.")
     adjacency: Literal["add-remove", "replace-one"] = "add-remove"
     epsilon: float | None = Field(8.0, gt=0.0, le=50.0, description="Per site, over the whole job. null only with mode: none.")

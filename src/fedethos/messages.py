@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Message, RecordDict
 
 from fedethos.errors import FedethosError
 
@@ -114,7 +114,7 @@ def decode_arrays(record: ArrayRecord, dtype: type[np.generic], code: str) -> di
 
 
 def encode_request(message_type: str, request: Request) -> RecordDict:
-    config: dict[str, str | int] = {
+    config: dict[str, ConfigRecordValues] = {
         "contract": CONTRACT_VERSION,
         "job-sha256": request.job_sha256,
         "run": request.run,
@@ -156,7 +156,7 @@ def encode_reply(reply: Reply) -> RecordDict:
     if isinstance(reply, SetupReply):
         return RecordDict({STATEMENT: ConfigRecord({"fedethos": reply.fedethos, "model-sha256": reply.model_sha256})})
     if isinstance(reply, TrainReply):
-        statement: dict[str, str | int | float] = {
+        statement: dict[str, ConfigRecordValues] = {
             "basis": reply.basis.value,
             "unit": reply.unit,
             "adjacency": reply.adjacency,

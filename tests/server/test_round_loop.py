@@ -1,0 +1,190 @@
+"""The round loop against sites that are late, broken or hostile. Tensors and weights are small enough to work out by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedethos.documents import dump_job
+from fedethos.errors import FedethosError
+from fedethos.job import Job
+from fedethos.messages import TRAIN, Basis, ErrorReply, SetupReply, TrainReply, decode_request, encode_reply
+from fedethos.progress import Silent
+from fedethos.runfolder import RunFolder
+from fedethos.server.app import build_server_app
+from fedethos.server.loop import Coordination
+from fedethos.server.site import Site
+from fedethos.simulations.grid import InProcessGrid
+
+BASE = "b" * 64
+SHARES = {1: 0.5, 2: 0.3, 3: 0.2}
+Answer = Callable[[Message], RecordDict]
+
+
+def job(**federation: object) -> Job:
+    return Job.model_validate(
+        {
+            "schema": "fedethos/job/v1",
+            "name": "loop",
+            "model": {"path": "asset:minilm"},
+            "data": {"path": "builtin:adult", "text": "{age}", "label": {"column": "y", "values": ["a", "b"], "favorable": "b"}},
+            "robustness": {"max_update_norm": 100.0},
+            "federation": {"rounds": 2, "min_sites": 2, "aggregation": "fedavg", **federation},
+        }
+    )
+
+
+def update(value: float, **changes: object) -> TrainReply:
+    fields: dict[str, object] = {
+        "arrays": {"w": np.full(2, value, dtype=np.float32)},
+        "basis": Basis.CHARGED,
+        "unit": "record",
+        "adjacency": "add-remove",
+        "epsilon": 1.0,
+        "delta": 1e-5,
+        "steps": 20,
+    }
+    return TrainReply(**{**fields, **changes})
+
+
+def adds(step: float) -> Answer:
+    """A good site: adds ``step`` to what it got."""
+    return lambda message: encode_reply(update(float(decode_request(message).arrays["w"][0]) + step))
+
+
+def says(reply: TrainReply | ErrorReply) -> Answer:
+    return lambda _: encode_reply(reply)
+
+
+def federate(
+    tmp_path: Path, answers: dict[int, Answer], plan: Job | None = None, *, base: dict[int, str] | None = None, lost: int | None = None
+) -> list[dict[str, object]]:
+    """Run the loop; node ``lost`` never answers a train message. Returns rounds.jsonl."""
+    plan = plan or job()
+    app = ClientApp()
+
+    @app.query("setup")
+    def setup(message: Message, context: Context) -> Message:
+        return Message(encode_reply(SetupReply("0.1.0", (base or {}).get(context.node_id, BASE))), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return Message(answers[context.node_id](message), reply_to=message)
+
+    class Grid(InProcessGrid):
+        def pull_messages(self, message_ids):
+            reachable = [one for one in message_ids if not self._is_lost(one)]
+            return super().pull_messages(reachable)
+
+        def _is_lost(self, message_id: str) -> bool:
+            message = self._pending.get(message_id)
+            return message is not None and message.metadata.dst_node_id == lost and message.metadata.message_type == TRAIN
+
+    contexts = {node: Context(1, node, {}, RecordDict(), {}) for node in answers}
+    with RunFolder(tmp_path / "run").create() as folder:
+        folder.write_job(dump_job(plan))
+        coordination = Coordination(
+            job=plan,
+            folder=folder,
+            sites={node: Site(f"site-{node}", node, SHARES[node], 1000) for node in answers},
+            base_sha256=BASE,
+            initial={"w": np.zeros(2, dtype=np.float32)},
+            frozen={},
+            export=lambda arrays, where: np.save(tmp_path / "final.npy", arrays["w"]),
+            observer=Silent(),
+            engine="test",
+        )
+        build_server_app(coordination)(Grid(app, contexts, wire=True), contexts[1])
+    return [json.loads(line) for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()]
+
+
+def final(tmp_path: Path) -> float:
+    return float(np.load(tmp_path / "final.npy")[0])
+
+
+def test_two_rounds_by_hand(tmp_path: Path) -> None:
+    rounds = federate(tmp_path, {1: adds(1.0), 2: adds(2.0), 3: adds(3.0)})
+    assert final(tmp_path) == pytest.approx(2 * (0.5 * 1 + 0.3 * 2 + 0.2 * 3))
+    assert [line["sites"] for line in rounds] == [{}, *[{"site-1": "sent", "site-2": "sent", "site-3": "sent"}] * 2]
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (result["basis"], result["oracle"], result["baseline"]) == ("released", None, {})
+    assert all(metric["abstained"] for metric in result["metrics"].values())  # nothing was released, so nothing is shown
+
+
+def spoiled(**arrays: np.ndarray) -> Answer:
+    def answer(_: Message) -> RecordDict:
+        content = encode_reply(update(1.0))
+        content.array_records["arrays"].clear()
+        content.array_records["arrays"].update({name: Array(array) for name, array in arrays.items()})
+        return content
+
+    return answer
+
+
+def with_metric(_: Message) -> RecordDict:
+    content = encode_reply(update(1.0))
+    content["metrics"] = MetricRecord({"num-examples": 1e9})
+    return content
+
+
+BAD = {
+    "AGG-701": with_metric,
+    "AGG-702": spoiled(v=np.ones(2, dtype=np.float32)),
+    "AGG-702 ": spoiled(w=np.ones(3, dtype=np.float32)),
+    "AGG-702  ": spoiled(w=np.ones(2, dtype=np.float32), extra=np.ones(1, dtype=np.float32)),
+    "AGG-701 ": spoiled(w=np.ones(2)),
+    "AGG-703": says(update(float("nan"))),
+    "AGG-703 ": says(update(float("inf"))),
+    "AGG-704": says(update(1e6)),
+    "AGG-705": says(update(1.0, epsilon=None, delta=None)),
+    "AGG-705 ": says(update(1.0, epsilon=99.0)),
+    "AGG-705  ": says(update(1.0, unit="person")),
+    "NODE-500": says(ErrorReply("NODE-500", "0123abcd")),
+}
+
+
+@pytest.mark.parametrize("code", BAD)
+def test_a_bad_reply_is_refused_and_the_round_goes_on(tmp_path: Path, code: str) -> None:
+    rounds = federate(tmp_path, {1: adds(1.0), 2: adds(2.0), 3: BAD[code]})
+    assert final(tmp_path) == pytest.approx(2 * (0.5 * 1 + 0.3 * 2) / 0.8, rel=1e-6)  # as if site 3 had not been there
+    for line in rounds[1:]:
+        assert line["sites"]["site-3"] == "refused"
+        assert [(refusal["site"], refusal["code"]) for refusal in line["refusals"]] == [("site-3", code.strip())]
+    assert rounds[-1]["epsilon"]["site-3"] is None
+
+
+def test_a_silent_site_is_late_at_the_deadline_and_the_round_goes_on(tmp_path: Path) -> None:
+    rounds = federate(tmp_path, {1: adds(1.0), 2: adds(2.0), 3: adds(3.0)}, job(deadline="1s", rounds=1), lost=3)
+    assert rounds[1]["sites"] == {"site-1": "sent", "site-2": "sent", "site-3": "late"}
+    assert final(tmp_path) == pytest.approx((0.5 * 1 + 0.3 * 2) / 0.8)
+
+
+def test_below_the_quorum_the_round_fails_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    rounds_done = 0
+
+    def once(message: Message) -> RecordDict:
+        nonlocal rounds_done
+        rounds_done = max(rounds_done, decode_request(message).round)
+        return encode_reply(update(1.0)) if decode_request(message).round == 1 else encode_reply(ErrorReply("NODE-500", "feed"))
+
+    with pytest.raises(FedethosError, match="AGG-710") as failure:
+        federate(tmp_path, {1: adds(1.0), 2: once, 3: once})
+    assert "feed" in str(failure.value)  # the coordinator can ask the site about this incident
+    assert rounds_done == 2
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["round-0000", "round-0001"]
+    assert not (tmp_path / "run/result.json").exists()
+
+
+def test_a_site_with_another_base_model_takes_no_part(tmp_path: Path) -> None:
+    with pytest.raises(FedethosError, match="AGG-710"):
+        federate(tmp_path, {1: adds(1.0), 2: adds(2.0), 3: adds(1.0)}, job(min_sites=3), base={3: "c" * 64})
+
+
+def test_a_sites_own_claim_of_size_is_never_read(tmp_path: Path) -> None:
+    """The weight comes from the approved share, whatever a site would like: with_metric above is refused, not weighed."""
+    federate(tmp_path, {1: adds(1.0), 2: adds(1.0), 3: adds(10.0)}, job(rounds=1))
+    assert final(tmp_path) == pytest.approx(0.8 + 0.2 * 10)
