@@ -64,6 +64,12 @@ def four_fifths_rule(demographic_parity_ratio: Estimate) -> FourFifths:
     return "pass" if low >= FOUR_FIFTHS else "fail" if high < FOUR_FIFTHS else "cannot tell"
 
 
+_SPOKEN = {
+    "equal_opportunity_difference": "equal-opportunity difference",
+    "demographic_parity_difference": "demographic-parity difference",
+    "equalized_odds_difference": "equalized-odds difference",
+}
+
 _FOUR_FIFTHS_SENTENCES: Mapping[FourFifths, str] = {
     "pass": "The four-fifths rule on selection rates holds over the whole interval.",
     "fail": "The four-fifths rule on selection rates is broken over the whole interval.",
@@ -110,7 +116,7 @@ def _largest_gap(shown: GroupCounts, names: Sequence[str], gaps: Mapping[str, Es
     rate, values = rates[largest][0], rates[largest][1].value
     lowest, highest = names[int(np.nanargmin(values))], names[int(np.nanargmax(values))]
     return (
-        f"The largest measurable gap is {largest}, between {gaps[largest].low:.3f} and {gaps[largest].high:.3f}: "
+        f"The largest measurable gap is the {_SPOKEN[largest]}, between {gaps[largest].low:.3f} and {gaps[largest].high:.3f}: "
         f"the {rate} is lowest for {lowest} and highest for {highest}."
     )
 

@@ -88,7 +88,8 @@ def _rate_panel(panel: Axes, rate: str, label: str, groups: Mapping[str, Group],
         if item.low is None or item.high is None:
             place = panel.get_yaxis_transform()
             box = {"facecolor": PAPER, "edgecolor": "none", "pad": 2}
-            panel.text(0.5, row, WITHHELD, transform=place, ha="center", va="center", color=MUTED, style="italic", bbox=box)
+            nothing = "nobody" if values.count == 0 else WITHHELD
+            panel.text(0.5, row, nothing, transform=place, ha="center", va="center", color=MUTED, style="italic", bbox=box)
             continue
         panel.plot([item.low, item.high], [row, row], color=SERIES[0], linewidth=2.2, solid_capstyle="butt")
         if item.value is not None:

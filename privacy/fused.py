@@ -119,7 +119,8 @@ class FusedEngine:
                 fix="Cut micro-batches between units.",
             )
         with self._gradients.of_micro_batch(len(per_example_loss)) as per_example:
-            torch.autograd.backward(per_example_loss, torch.ones_like(per_example_loss))
+            if per_example_loss.requires_grad:
+                torch.autograd.backward(per_example_loss, torch.ones_like(per_example_loss))
         if not per_example:
             raise FedethosError(
                 "PRIV-321",

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from fedethos.errors import FedethosError
 from fedethos.privacy.clipping import Units, clip_and_sum
+from fedethos.privacy.coverage import refuse_batch_coupling
 from fedethos.privacy.engine import Gradients, Parameters
-
-_BATCH_COUPLED = (nn.modules.batchnorm._BatchNorm,)
 
 
 class OpacusEngine:
@@ -31,7 +30,7 @@ class OpacusEngine:
         Raises
         ------
         FedethosError
-            MODEL-410 for a module that mixes examples of a batch; PRIV-320 for a trainable parameter outside ``parameters``.
+            PRIV-318 for a module that mixes examples of a batch; PRIV-320 for a trainable parameter outside ``parameters``.
         """
         refuse_batch_coupling(model)
         covered = {id(parameter) for parameter in parameters.values()}
@@ -88,16 +87,3 @@ class OpacusEngine:
         for parameter in self._parameters.values():
             parameter.grad = None
             parameter.grad_sample = None  # type: ignore[attr-defined]
-
-
-def refuse_batch_coupling(model: nn.Module) -> None:
-    """Raise MODEL-410 when a module makes one example's output depend on the others of its batch."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BATCH_COUPLED):
-            raise FedethosError(
-                "MODEL-410",
-                f"{type(module).__name__} mixes examples of different people.",
-                where=name,
-                why="Privacy per person cannot be counted with it.",
-                fix="Choose a base model without batch normalisation.",
-            )

@@ -20,8 +20,8 @@ from fedethos.server.state import RunState
 from fedethos.storage import JsonValue
 
 TRAINING_ONLY = "Epsilon covers training only; evaluation is exact, which only a simulation may do."
-NO_PRIVACY = "No privacy protection: privacy.mode is none, so updates and counts leave the sites as they are."
-SEEDED = "Simulation, not a guarantee: the noise comes from a seed (privacy.secure_rng is off)."
+NO_PRIVACY = "No privacy protection"
+SEEDED = "Simulation, not a guarantee"
 
 _NOTHING: dict[str, JsonValue] = {"value": None, "low": None, "high": None, "abstained": True}
 
@@ -152,7 +152,7 @@ def _fairness(job: Job, figures: _Figures | None) -> dict[str, JsonValue]:
         },
         "verdict": {
             "state": "measured" if measured else "none",
-            "sentences": [f"{attribute}: {verdict.sentence}" for attribute, verdict in verdicts.items()],
+            "sentences": [f"By {attribute}: {verdict.sentence}" for attribute, verdict in verdicts.items()],
         },
         "attributes": _intervals(figures.final)[1] if figures else {},
         "min_group_size": job.privacy.metrics.min_group_size,

@@ -107,6 +107,7 @@ def open_federation(job: Job, *, base: Path, scratch: Path, observer: Observer) 
     observer.stage("Loading the base model")
     where = resolve(job.model.path, base=base)
     loaded = load_base(where, num_labels=len(job.data.label.values), sha256=job.model.sha256, seed=job.simulation.seed)
+    _check_length(job, loaded.model.config.max_position_embeddings)
     device = training_device()
     adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa").to(device)
 
@@ -136,6 +137,16 @@ def open_federation(job: Job, *, base: Path, scratch: Path, observer: Observer) 
                 source_of=_sources(job, site.name),
             )
         yield Federation(model, sites, nodes)
+
+
+def _check_length(job: Job, longest: int) -> None:
+    if job.model.max_length > longest:
+        raise FedethosError(
+            "MODEL-421",
+            f"model.max_length is {job.model.max_length}, and the base model reads at most {longest} tokens.",
+            where="model.max_length",
+            fix="Lower it.",
+        )
 
 
 def caches_prefix(job: Job, model: PeftModel) -> bool:

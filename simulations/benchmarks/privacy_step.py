@@ -1,9 +1,9 @@
 """What a private training step costs beside the plain PEFT step: time and memory on one CPU thread.
 
 ``python -m fedethos.simulations.benchmarks.privacy_step`` prints one line per figure. All variants of a setting run in turn,
-again and again, in one process; a time ratio is the median of the ratios of neighbouring runs, in processor seconds. Memory is what a step adds to a
-fresh process that already holds the model, at its peak; tensors are memory-mapped, because with glibc's heap the holes between
-them double the reference's figure and not ours. Models have the real shapes and random weights.
+again and again, in one process; a time ratio is the median of the ratios of neighbouring runs, in processor seconds. Memory
+is what a step adds to a fresh process that already holds the model, at its peak; tensors are memory-mapped, because with glibc's
+heap the holes between them double the reference's figure and not ours. Models have the real shapes and random weights.
 
 Variants: ``peft`` (the reference: Hugging Face model, PEFT adapter that trains both factors, the model's own mean loss), ``fused`` (the
 private step), ``fused-open`` (the same fusion without privacy), ``peft-frozen`` (the reference with A frozen) and ``opacus``.

@@ -64,9 +64,11 @@ class Label(Section):
 
 
 class Split(Section):
-    train: Fraction = 0.7
-    validation: Fraction = 0.1
-    test: Fraction = 0.2
+    """Shares of the people, not of the rows; drawn once by a salted hash, the same for ever."""
+
+    train: Fraction = Field(0.7, description="Share of the people to train on.")
+    validation: Fraction = Field(0.1, description="Share that sets the decision threshold and the early stop.")
+    test: Fraction = Field(0.2, description="Share that the final metrics come from.")
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Split:
@@ -119,10 +121,10 @@ class Training(Section):
     local_steps: int = Field(20, ge=1, le=100_000, description="Optimizer steps per site and round.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Expected units per step (Poisson); q = batch_size / declared size.")
     micro_batch_size: int = Field(64, ge=1, description="Records per forward pass. Memory only; the mathematics does not change.")
-    learning_rate: PositiveFloat = 2.0e-3
+    learning_rate: PositiveFloat = Field(2.0e-3, description="Of the adapters, at each site.")
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = Field(0.0, ge=0.0)
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="At each site; its state is fresh in each round.")
+    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of adamw, L2 penalty of sgd.")
     cache_frozen_prefix: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Compute what lies below the first adapted layer once per record. auto: when a whole layer does.",
@@ -138,11 +140,13 @@ class Metrics(Section):
 class Privacy(Section):
     mode: Literal["none", "local"] = Field("local", description="local: each site adds its own noise. none: no protection.")
     unit: Literal["auto", "person", "record"] = Field("auto", description="auto: person when data.person_id is mapped, else record.")
-    adjacency: Literal["add-remove", "replace-one"] = "add-remove"
+    adjacency: Literal["add-remove", "replace-one"] = Field(
+        "add-remove", description="What epsilon compares: data with and without one unit, or with one unit replaced (costs more)."
+    )
     epsilon: float | None = Field(8.0, gt=0.0, le=50.0, description="Per site, over the whole job. null only with mode: none.")
-    delta: float = Field(1.0e-5, gt=0.0, lt=0.01)
+    delta: float = Field(1.0e-5, gt=0.0, lt=0.01, description="Chance that epsilon does not hold; well below one in the number of people.")
     max_grad_norm: PositiveFloat = Field(1.0, description="C: each unit's gradient is clipped to this L2 norm.")
-    engine: Literal["opacus"] = "opacus"
+    engine: Literal["opacus"] = Field("opacus", description="What computes each unit's gradient.")
     secure_rng: Literal["auto", True, False] = Field("auto", description="auto: off in a simulation (marked as such), on in deployment.")
     metrics: Metrics = Field(default_factory=Metrics)
 
@@ -165,9 +169,11 @@ class SitePlan(Section):
 
 
 class EarlyStop(Section):
-    metric: Literal["worst_group_accuracy", "balanced_accuracy", "roc_auc", "accuracy"] = "worst_group_accuracy"
+    metric: Literal["worst_group_accuracy", "balanced_accuracy", "roc_auc", "accuracy"] = Field(
+        "worst_group_accuracy", description="Watched on the validation people of all sites."
+    )
     patience: int = Field(3, ge=1, description="Rounds without a gain of min_delta before the run stops.")
-    min_delta: float = Field(0.0, ge=0.0)
+    min_delta: float = Field(0.0, ge=0.0, description="Smallest gain that counts.")
 
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)$")
@@ -180,7 +186,7 @@ def _duration(value: object) -> object:
 
 
 class Federation(Section):
-    rounds: int = Field(5, ge=1, le=10_000)
+    rounds: int = Field(5, ge=1, le=10_000, description="Epsilon is planned over all of them.")
     aggregation: Literal["auto", "fedavg", "ffa"] = Field("auto", description="auto: ffa (A frozen) under privacy, fedavg without.")
     server_optimizer: Literal["none", "fedadam"] = Field("none", description="Flower's FedAdam over the averaged adapters.")
     server_learning_rate: PositiveFloat = Field(0.01, description="Step of the server optimizer.")
@@ -199,7 +205,9 @@ class Robustness(Section):
 
 
 class Partition(Section):
-    kind: Literal["iid", "dirichlet", "by-column", "by-group"] = "dirichlet"
+    kind: Literal["iid", "dirichlet", "by-column", "by-group"] = Field(
+        "dirichlet", description="How the people are dealt to virtual sites."
+    )
     by: str | None = Field(
         None, description="dirichlet, by-group: a sensitive attribute or 'label'. by-column: a column that names the site."
     )
@@ -213,10 +221,10 @@ class Partition(Section):
 
 
 class Simulation(Section):
-    sites: int = Field(5, ge=1, le=10_000)
+    sites: int = Field(5, ge=1, le=10_000, description="Number of virtual sites.")
     partition: Partition = Field(default_factory=lambda: Partition(kind="iid"))
-    seed: int = Field(7, ge=0, lt=2**63)
-    engine: Literal["inprocess"] = "inprocess"
+    seed: int = Field(7, ge=0, lt=2**63, description="Everything random in a simulation follows from it.")
+    engine: Literal["inprocess"] = Field("inprocess", description="All sites in this process, one shared base model.")
 
 
 class Job(Section):
@@ -224,7 +232,7 @@ class Job(Section):
 
     schema_: Literal["fedethos/job/v1"] = Field("fedethos/job/v1", alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Name of the run folder.")
-    task: Literal["text-classification"] = "text-classification"
+    task: Literal["text-classification"] = Field("text-classification", description="What the model learns.")
     model: Model
     lora: Lora = Field(default_factory=Lora)
     data: Data

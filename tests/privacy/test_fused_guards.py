@@ -172,6 +172,14 @@ def test_refuses_a_loss_of_another_model():
     assert refusal(engine.backward, losses(other, inputs()), torch.arange(ROWS)) == "PRIV-321"
 
 
+def test_refuses_a_loss_without_a_graph():
+    model = adapted()
+    engine = attached(model)
+    with torch.no_grad():
+        loss = losses(model, inputs())
+    assert refusal(engine.backward, loss, torch.arange(ROWS)) == "PRIV-321"
+
+
 @pytest.mark.parametrize(
     ("loss", "ids", "weights"),
     [

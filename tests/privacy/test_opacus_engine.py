@@ -111,5 +111,5 @@ def test_a_parameter_that_the_loss_does_not_reach_is_refused() -> None:
 
 def test_batch_normalisation_is_refused() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    with pytest.raises(FedethosError, match="MODEL-41"):
+    with pytest.raises(FedethosError, match="PRIV-318"):
         OpacusEngine(C).attach(model, dict(model.named_parameters()))

@@ -1,0 +1,100 @@
+"""A node answers what it approved, refuses the rest, and lets no text of an exception out."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from fedethos.client.app import build_client_app
+from fedethos.client.node import Node
+from fedethos.documents import load_job
+from fedethos.flower import identify_process, wire_bytes
+from fedethos.messages import EVALUATE, SETUP, TRAIN, Basis, ErrorReply, Request, TrainReply, arrays_sha256, decode_reply, encode_request
+from fedethos.progress import Silent
+from fedethos.simulations.virtual_sites import open_federation
+
+
+@pytest.fixture
+def node(write_job, tmp_path: Path) -> Iterator[Node]:
+    identify_process(run_id=1)
+    job_file = write_job()
+    with open_federation(load_job(job_file), base=tmp_path, scratch=tmp_path, observer=Silent()) as federation:
+        yield federation.nodes[1]
+
+
+def request(node: Node, **changes: object) -> Request:
+    fields = {"job_sha256": node.job.sha256, "run": "r", "round": 1, "attempt": 0, "arrays": node.model.read(), "split": None}
+    return Request(**{**fields, **changes})
+
+
+def ask(node: Node, message_type: str, content: RecordDict) -> RecordDict:
+    app = build_client_app(lambda context: node)
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    return app(Message(content, 1, message_type), context).content
+
+
+def test_a_private_update_carries_its_cost_and_nothing_else(node: Node) -> None:
+    content = ask(node, TRAIN, encode_request(TRAIN, request(node)))
+    reply = decode_reply(TRAIN, content)
+    assert isinstance(reply, TrainReply)
+    assert set(content) == {"arrays", "statement"}
+    assert reply.basis is Basis.CHARGED
+    assert reply.arrays.keys() == set(node.model.trainable_names)
+    assert reply.epsilon == node.plan.epsilon_after(node.job.training.local_steps)
+    assert reply.epsilon < node.job.privacy.epsilon
+
+
+def test_the_same_round_costs_once_and_gives_the_same_bytes(node: Node) -> None:
+    start = node.model.read()
+    content = encode_request(TRAIN, request(node, arrays=start))
+    first, second = (decode_reply(TRAIN, ask(node, TRAIN, content)) for _ in range(2))
+    assert arrays_sha256(first.arrays) == arrays_sha256(second.arrays)
+    assert first.steps == second.steps == node.job.training.local_steps
+
+
+def refused(node: Node, message_type: str, content: RecordDict) -> str:
+    before = arrays_sha256(node.model.read())
+    reply = decode_reply(message_type, ask(node, message_type, content))
+    assert isinstance(reply, ErrorReply)
+    assert arrays_sha256(node.model.read()) == before
+    return reply.code
+
+
+def test_what_was_not_approved_is_refused(node: Node) -> None:
+    arrays = node.model.read()
+    name = next(iter(arrays))
+    spoiled = {**arrays, name: np.full_like(arrays[name], np.nan)}
+    assert refused(node, TRAIN, encode_request(TRAIN, request(node, job_sha256="0" * 64))) == "SEC-610"
+    assert refused(node, TRAIN, encode_request(TRAIN, request(node, round=99))) == "SEC-631"
+    assert refused(node, TRAIN, encode_request(TRAIN, request(node, round=0))) == "SEC-631"
+    assert refused(node, TRAIN, encode_request(TRAIN, request(node, arrays={"lm_head.weight": arrays[name]}))) == "SEC-632"
+    assert refused(node, TRAIN, encode_request(TRAIN, request(node, arrays={**arrays, name: arrays[name][:1]}))) == "MODEL-455"
+    assert refused(node, TRAIN, encode_request(TRAIN, request(node, arrays=spoiled))) == "MODEL-457"
+    assert refused(node, SETUP, encode_request(SETUP, request(node, round=0))) == "SEC-632"  # trainable tensors are not the frozen ones
+    code = encode_request(TRAIN, request(node))
+    code["code"] = ConfigRecord({"run": "import os"})
+    assert refused(node, TRAIN, code) == "SEC-630"
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_private_job_sends_no_exact_counts(node: Node, split: str) -> None:
+    assert refused(node, EVALUATE, encode_request(EVALUATE, request(node, split=split))) == "PRIV-330"
+
+
+def test_text_of_an_exception_stays_at_the_site(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    canary = "patient=JANE DOE mrn=12345"
+    node.source_of = lambda round, step: (_ for _ in ()).throw(ValueError(canary))
+    with caplog.at_level(logging.ERROR, logger="fedethos.incidents"):
+        content = ask(node, TRAIN, encode_request(TRAIN, request(node)))
+    reply = decode_reply(TRAIN, content)
+    assert isinstance(reply, ErrorReply) and reply.code == "NODE-500" and len(reply.incident) == 16
+    assert not any(canary.encode() in part for part in wire_bytes(content).values())
+    assert canary in caplog.text and reply.incident in caplog.text  # the operator can look it up
+
+
+def test_the_detail_of_a_typed_error_stays_at_the_site_too(node: Node) -> None:
+    content = ask(node, TRAIN, encode_request(TRAIN, request(node, round=99)))
+    assert set(content.config_records["error"]) == {"code", "incident"}
