@@ -17,6 +17,7 @@ from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import Basis, EvaluateReply, Request, SetupReply, SplitName, TrainReply
 from fedethos.privacy.engine import ClippingEngine, PlainEngine
+from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.plan import PrivacyPlan, sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
@@ -89,7 +90,7 @@ class Node:
         return self.job.data.label.values.index(self.job.data.label.favorable)
 
     def _engine(self) -> ClippingEngine:
-        return PlainEngine() if self.plan is None else OpacusEngine(self.plan.max_grad_norm)
+        return PlainEngine() if self.plan is None else clipping_engine(self.job, self.plan.max_grad_norm)
 
     def _step_plan(self) -> StepPlan:
         rate = sampling_rate_of(self.job, self.declared_size)
@@ -111,6 +112,11 @@ class Node:
             )
         if request.round not in rounds:
             raise FedethosError("SEC-631", "A message names a round that the job does not have.", why="Nothing was computed.")
+
+
+def clipping_engine(job: Job, max_grad_norm: float) -> ClippingEngine:
+    """The engine that the job names (``privacy.engine``)."""
+    return FusedEngine(max_grad_norm) if job.privacy.engine == "fused" else OpacusEngine(max_grad_norm)
 
 
 def _not_negotiated() -> FedethosError:

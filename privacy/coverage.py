@@ -105,8 +105,7 @@ def _refuse_other_adapters(path: str, layer: LoraLinear) -> str:
         "the adapter is merged or switched off": layer.merged or layer.disable_adapters,
         "it is a variant such as DoRA": any(adapter in layer.lora_variant for adapter in active),
         "lora_bias is on": any(layer.lora_bias[adapter] for adapter in active),
-        "fan_in_fan_out is on": layer.fan_in_fan_out,
-        "its parts are not plain linear layers": any(type(part) is not nn.Linear for part in parts),
+        "it is not on a plain linear layer (GPT-2's Conv1D is none)": any(type(part) is not nn.Linear for part in parts),
         "its parts carry hooks, which would not run": any(part._forward_hooks or part._forward_pre_hooks for part in parts),
     }
     for reason, holds in reasons.items():

@@ -1,9 +1,9 @@
 """Where every random number of a node comes from: a seed (simulation) or the operating system (deployment).
 
-Both sources give float64 uniforms and standard normals. ``SeededSource`` is keyed by what it is for, such as
-(seed, site, round, step), so that numbers do not depend on the order of execution. ``SecureSource`` draws a fresh
-AES-256 key from the operating system for each call and expands it in counter mode (NIST SP 800-90A's CTR
-construction without reseeding): nothing to fork, nothing to save, nothing to leak.
+Both sources give float64 uniforms and standard normals, and bytes for exact integer sampling. ``SeededSource`` is keyed
+by what it is for, such as (seed, site, round, step), so that numbers do not depend on the order of execution.
+``SecureSource`` draws a fresh AES-256 key from the operating system for each call and expands it in counter mode (NIST SP
+800-90A's CTR construction without reseeding): nothing to fork, nothing to save, nothing to leak.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ Floats = npt.NDArray[np.float64]
 
 
 class RandomSource(Protocol):
-    """Uniform and Gaussian float64 numbers."""
+    """Uniform and Gaussian float64 numbers, and uniform bytes."""
 
     def uniform(self, count: int) -> Floats:
         """``count`` numbers, uniform on [0, 1)."""
 
     def normal(self, count: int) -> Floats:
         """``count`` independent standard normal numbers."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """``count`` independent uniform bytes."""
 
 
 def keyed_generator(seed: int, *key: str | int) -> np.random.Generator:
@@ -48,16 +51,20 @@ class SeededSource:
     def normal(self, count: int) -> Floats:
         return self._generator.standard_normal(count)
 
+    def random_bytes(self, count: int) -> bytes:
+        return self._generator.bytes(count)
+
 
 class SecureSource:
     """Cryptographic numbers. Guarantees are computational; floating-point Gaussians are a stated gap (docs/privacy.md)."""
 
-    def _uint64(self, count: int) -> npt.NDArray[np.uint64]:
+    def random_bytes(self, count: int) -> bytes:
         cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
-        return np.frombuffer(cipher.update(bytes(8 * count)), dtype=np.uint64)
+        return cipher.update(bytes(count))
 
     def uniform(self, count: int) -> Floats:
-        return (self._uint64(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        words = np.frombuffer(self.random_bytes(8 * count), dtype=np.uint64)
+        return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def normal(self, count: int) -> Floats:
         """Box and Muller (1958): two uniforms make two normals; 1 - u keeps the logarithm finite."""

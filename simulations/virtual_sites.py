@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fedethos.client.examples import Examples, HiddenInputs, Inputs, TokenInputs
 from fedethos.client.model import NodeModel, training_device
-from fedethos.client.node import Node, SourceOf
+from fedethos.client.node import Node, SourceOf, clipping_engine
 from fedethos.data.contract import apply_contract
 from fedethos.data.readers import read_table
 from fedethos.data.records import Records
@@ -28,6 +29,7 @@ from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
 from fedethos.privacy.plan import plan_training
 from fedethos.privacy.randomness import SecureSource, SeededSource
+from fedethos.privacy.self_check import check_engine, synthetic_classification
 from fedethos.progress import Observer
 from fedethos.server.site import Site
 from fedethos.simulations.partition import check_site_labels, partition
@@ -120,6 +122,10 @@ def open_federation(job: Job, *, base: Path, scratch: Path, observer: Observer) 
     with ExitStack() as caches:
         cached = caches_prefix(job, adapted)
         model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
+        if job.privacy.mode != "none":
+            observer.stage("Checking the clipping engine against plain gradients")
+            records = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
+            check_engine(partial(clipping_engine, job), adapted, model.parameters, records)
         nodes = {}
         for node_id, site in sites.items():
             if cached:

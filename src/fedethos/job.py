@@ -146,7 +146,9 @@ class Privacy(Section):
     epsilon: float | None = Field(8.0, gt=0.0, le=50.0, description="Per site, over the whole job. null only with mode: none.")
     delta: float = Field(1.0e-5, gt=0.0, lt=0.01, description="Chance that epsilon does not hold; well below one in the number of people.")
     max_grad_norm: PositiveFloat = Field(1.0, description="C: each unit's gradient is clipped to this L2 norm.")
-    engine: Literal["opacus"] = Field("opacus", description="What computes each unit's gradient.")
+    engine: Literal["fused", "opacus"] = Field(
+        "fused", description="What bounds each unit's gradient: fused into the LoRA layers (fast), or Opacus' hooks. Same numbers."
+    )
     secure_rng: Literal["auto", True, False] = Field("auto", description="auto: off in a simulation (marked as such), on in deployment.")
     metrics: Metrics = Field(default_factory=Metrics)
 

@@ -85,7 +85,7 @@ def refusal(call, *arguments) -> str:
         (lambda: adapted(target_modules=["first", "table"]), "PRIV-320"),
         (lambda: get_peft_model(GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1)), LoraConfig(target_modules=["c_fc"])), "PRIV-319"),
     ],
-    ids=["BatchNorm", "DoRA", "lora_bias", "bias of the base", "LayerNorm", "embedding", "fan_in_fan_out"],
+    ids=["BatchNorm", "DoRA", "lora_bias", "bias of the base", "LayerNorm", "embedding", "Conv1D"],
 )  # fmt: skip
 def test_refuses_what_it_does_not_cover(model, code):
     assert refusal(attached, model()) == code

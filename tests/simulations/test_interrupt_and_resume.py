@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fedethos.cli import run
+
 LONG = {"local_steps": 25, "batch_size": 32, "learning_rate": 0.01}
 
 
@@ -62,7 +64,9 @@ def test_a_run_ended_in_round_two_resumes_to_the_same_numbers(write_job, tmp_pat
     assert rounds == [0, 1, 2, 3]
 
 
-def test_refusals_have_exit_codes_and_show_no_value(write_job, tmp_path: Path, adult_rows: Path) -> None:
+def test_refusals_have_exit_codes_and_show_no_value(
+    write_job, tmp_path: Path, adult_rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text(adult_rows.read_text().replace(",Female,", ",CANARY-JANE-DOE,"))
     for arguments, code, word in (
@@ -73,11 +77,7 @@ def test_refusals_have_exit_codes_and_show_no_value(write_job, tmp_path: Path, a
         (["--set", "privacy.delta=0.005"], 4, "PRIV-303"),
         (["--set", f"model.sha256={'a' * 64}"], 7, "SEC-601"),
     ):
-        refused = subprocess.run(
-            command("simulate", str(write_job()), "--out", str(tmp_path / "run"), "--force", *arguments),
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert (refused.returncode, word in refused.stderr) == (code, True), refused.stderr
-        assert "CANARY" not in refused.stderr + refused.stdout
+        returned = run(["simulate", str(write_job()), "--out", str(tmp_path / "run"), "--force", *arguments])
+        printed = capsys.readouterr()
+        assert (returned, word in printed.err) == (code, True), printed.err
+        assert "CANARY" not in printed.err + printed.out

@@ -108,6 +108,14 @@ def test_the_cached_prefix_gives_the_same_adapter(private_run, tmp_path: Path) -
         np.testing.assert_allclose(cached[name], plain[name], atol=1e-5, err_msg=name)
 
 
+def test_opacus_gives_the_same_adapter_as_the_fused_engine(private_run, tmp_path: Path) -> None:
+    job_file, out, _ = private_run
+    run(job_file, tmp_path / "opacus", "privacy.engine=opacus")
+    opacus, fused = adapter(tmp_path / "opacus"), adapter(out)
+    for name in opacus:
+        np.testing.assert_allclose(fused[name], opacus[name], atol=1e-5, err_msg=name)
+
+
 def test_micro_batches_do_not_change_the_result(private_run, tmp_path: Path) -> None:
     job_file, out, _ = private_run
     run(job_file, tmp_path / "small", "training.micro_batch_size=5")
