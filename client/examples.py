@@ -83,20 +83,22 @@ class Examples:
         return np.flatnonzero(np.isin(self.unit, units))
 
 
-def micro_batches(rows: Indices, unit: Indices, lengths: Indices, size: int) -> Iterator[Indices]:
-    """Cut a logical batch into micro-batches of about ``size`` records, each with whole units of similar length.
+def micro_batches(rows: Indices, unit: Indices, lengths: Indices, tokens: int) -> Iterator[Indices]:
+    """Cut a logical batch into micro-batches of at most ``tokens`` padded tokens, each with whole units of similar length.
 
-    Sorting by length saves padding. It is valid because the logical batch is fixed before.
+    Sorting by length saves padding. It is valid because the logical batch is fixed before. A unit that alone exceeds the
+    budget gets a micro-batch of its own.
     """
     if len(rows) == 0:
         return
     longest = np.zeros(int(unit[rows].max()) + 1, dtype=np.int64)
     np.maximum.at(longest, unit[rows], lengths[rows])
     rows = rows[np.lexsort((rows, unit[rows], longest[unit[rows]]))]
-    first_of_unit = np.flatnonzero(np.r_[True, np.diff(unit[rows]) != 0])
-    start = 0
-    for position, following in zip(first_of_unit, np.r_[first_of_unit[1:], len(rows)], strict=True):
-        if following - start > size and position > start:
-            yield rows[start:position]
-            start = int(position)
+    ends = np.r_[np.flatnonzero(np.diff(unit[rows])) + 1, len(rows)]
+    start = previous = 0
+    for end in ends:
+        if (end - start) * longest[unit[rows[end - 1]]] > tokens and previous > start:
+            yield rows[start:previous]
+            start = previous
+        previous = int(end)
     yield rows[start:]

@@ -46,7 +46,7 @@ def train_round(
             rows = examples.rows_of(np.flatnonzero(source.uniform(examples.units) < plan.sampling_rate))
             engine.reset()
             with _dropout_seeded_by(source):
-                for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_size):
+                for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
                     engine.backward(_losses(model, examples, batch), _to_device(examples.unit[batch], model))
             _step(model, optimizer, _noisy(engine.clipped_sum(), plan.noise_std, source), plan.expected_batch_size)
     finally:

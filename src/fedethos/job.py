@@ -120,7 +120,9 @@ class Data(Section):
 class Training(Section):
     local_steps: int = Field(20, ge=1, le=100_000, description="Optimizer steps per site and round.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Expected units per step (Poisson); q = batch_size / declared size.")
-    micro_batch_size: int = Field(64, ge=1, description="Records per forward pass. Memory only; the mathematics does not change.")
+    micro_batch_tokens: int = Field(
+        8192, ge=1, description="Padded tokens per forward pass. It bounds memory; the mathematics does not change."
+    )
     learning_rate: PositiveFloat = Field(2.0e-3, description="Of the adapters, at each site.")
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="At each site; its state is fresh in each round.")

@@ -111,11 +111,12 @@ def batches(draw: st.DrawFn) -> Batch:
     return Batch(unit, lengths, np.flatnonzero(np.isin(unit, sorted(sampled))))
 
 
-@given(batch=batches(), size=st.integers(1, 12))
-def test_micro_batches_deal_every_row_once_and_never_divide_a_unit(batch: Batch, size: int) -> None:
-    parts = list(micro_batches(batch.rows, batch.unit, batch.lengths, size))
+@given(batch=batches(), tokens=st.integers(1, 200))
+def test_micro_batches_deal_every_row_once_and_never_divide_a_unit(batch: Batch, tokens: int) -> None:
+    parts = list(micro_batches(batch.rows, batch.unit, batch.lengths, tokens))
     dealt = np.concatenate(parts) if parts else np.array([], dtype=int)
     assert sorted(dealt) == sorted(batch.rows)
     owners = [set(batch.unit[part]) for part in parts]
     assert sum(map(len, owners)) == len(set().union(*owners)) if owners else True
-    assert all(len(part) <= size or len(set(batch.unit[part])) == 1 for part in parts)
+    padded = [len(part) * batch.lengths[part].max() for part in parts]
+    assert all(size <= tokens or len(own) == 1 for size, own in zip(padded, owners, strict=True))

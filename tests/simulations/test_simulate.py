@@ -118,7 +118,7 @@ def test_opacus_gives_the_same_adapter_as_the_fused_engine(private_run, tmp_path
 
 def test_micro_batches_do_not_change_the_result(private_run, tmp_path: Path) -> None:
     job_file, out, _ = private_run
-    run(job_file, tmp_path / "small", "training.micro_batch_size=5")
+    run(job_file, tmp_path / "small", "training.micro_batch_tokens=100")
     small, whole = adapter(tmp_path / "small"), adapter(out)
     for name in small:
         np.testing.assert_allclose(small[name], whole[name], atol=1e-5, err_msg=name)
