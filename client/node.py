@@ -6,20 +6,23 @@ The node trusts nothing in a message: job hash, contract, round and tensor shape
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import fedethos
 from fedethos.client.evaluator import score, tabulate
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
+from fedethos.client.release import TRAIN_PURPOSE, from_bytes, paid_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import Basis, EvaluateReply, Request, SetupReply, SplitName, TrainReply
 from fedethos.privacy.engine import ClippingEngine, PlainEngine
+from fedethos.privacy.events import TrainingSteps
 from fedethos.privacy.fused import FusedEngine
+from fedethos.privacy.ledger_plan import CommittedPlan
 from fedethos.privacy.opacus_engine import OpacusEngine
-from fedethos.privacy.plan import PrivacyPlan, sampling_rate_of
+from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
 
 SourceOf = Callable[[int, int], RandomSource]  # (round, step) -> random numbers
@@ -27,15 +30,14 @@ SourceOf = Callable[[int, int], RandomSource]  # (round, step) -> random numbers
 
 @dataclass
 class Node:
-    """``plan`` is None under ``privacy.mode: none``. ``rounds_trained`` is what the cost so far is computed from."""
+    """``ledger`` is the job's committed plan in the site's ledger, None under ``privacy.mode: none``."""
 
     job: Job
     model: NodeModel
     examples: Mapping[SplitName, Examples]
     declared_size: int
-    plan: PrivacyPlan | None
+    ledger: CommittedPlan | None
     source_of: SourceOf
-    rounds_trained: set[int] = field(default_factory=set)
 
     def setup(self, request: Request) -> SetupReply:
         """Take the frozen adapter tensors (lora_A under ffa) and say which base model is here."""
@@ -47,33 +49,21 @@ class Node:
         return SetupReply(fedethos=fedethos.__version__, model_sha256=self.model.base_sha256)
 
     def train(self, request: Request) -> TrainReply:
-        """One round of local training from the given adapter."""
+        """One round of local training from the given adapter. A round that was answered before is answered with the stored bytes."""
         self._check(request, rounds=range(1, self.job.federation.rounds + 1))
+        if self.ledger is None:
+            self._load(request)
+            self._train(request.round, PlainEngine(), noise_multiplier=0.0)
+            return unprotected_update(self.model.read(), self.job)
+        if (stored := self.ledger.stored_reply(TRAIN_PURPOSE, request.round)) is not None:
+            return from_bytes(stored)
         self._load(request)
-        train_round(
-            self.model,
-            self.examples["train"],
-            self.job.training,
-            self._step_plan(),
-            self._engine(),
-            lambda step: self.source_of(request.round, step),
-        )
-        self.rounds_trained.add(request.round)
-        steps = len(self.rounds_trained) * self.job.training.local_steps
-        return TrainReply(
-            arrays=self.model.read(),
-            basis=Basis.UNPROTECTED if self.plan is None else Basis.CHARGED,
-            unit=self.job.unit,
-            adjacency=self.job.privacy.adjacency,
-            epsilon=None if self.plan is None else self.plan.epsilon_after(steps),
-            delta=None if self.plan is None else self.plan.delta,
-            steps=steps,
-        )
+        return self._train_privately(request.round, self.ledger)
 
     def evaluate(self, request: Request) -> EvaluateReply:
         """Exact counts, which may leave only when the job says ``privacy.mode: none``."""
         self._check(request, rounds=range(self.job.federation.rounds + 1))
-        if self.plan is not None:
+        if self.ledger is not None:
             raise FedethosError(
                 "PRIV-330",
                 "Exact counts were asked for, but the job is private.",
@@ -89,13 +79,30 @@ class Node:
     def _favorable(self) -> int:
         return self.job.data.label.values.index(self.job.data.label.favorable)
 
-    def _engine(self) -> ClippingEngine:
-        return PlainEngine() if self.plan is None else clipping_engine(self.job, self.plan.max_grad_norm)
+    def _train_privately(self, round: int, ledger: CommittedPlan) -> TrainReply:
+        """Pay, train with the noise that was paid for, record, and only then hand the update over."""
+        training, privacy = self.job.training, self.job.privacy
+        if ledger.lost(TRAIN_PURPOSE, round):
+            ledger.replan(TRAIN_PURPOSE, self.job.federation.rounds - round + 1)
+        receipt = ledger.reserve(TRAIN_PURPOSE, round)
+        if not isinstance(receipt.event, TrainingSteps):
+            raise FedethosError("PRIV-332", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
+        noise_multiplier = receipt.event.noise_multiplier
+        self._train(round, clipping_engine(self.job, privacy.max_grad_norm), noise_multiplier=noise_multiplier)
+        performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=self._sampling_rate, steps=training.local_steps)
+        return paid_update(receipt.release(self.model.read(), event=performed), ledger)
 
-    def _step_plan(self) -> StepPlan:
-        rate = sampling_rate_of(self.job, self.declared_size)
-        std = 0.0 if self.plan is None else self.plan.noise_multiplier * self.plan.max_grad_norm
-        return StepPlan(sampling_rate=rate, expected_batch_size=rate * self.declared_size, noise_std=std)
+    def _train(self, round: int, engine: ClippingEngine, *, noise_multiplier: float) -> None:
+        plan = StepPlan(
+            sampling_rate=self._sampling_rate,
+            expected_batch_size=self._sampling_rate * self.declared_size,
+            noise_std=noise_multiplier * self.job.privacy.max_grad_norm,
+        )
+        train_round(self.model, self.examples["train"], self.job.training, plan, engine, lambda step: self.source_of(round, step))
+
+    @property
+    def _sampling_rate(self) -> float:
+        return sampling_rate_of(self.job, self.declared_size)
 
     def _load(self, request: Request) -> None:
         if set(request.arrays) != set(self.model.trainable_names):

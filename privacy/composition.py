@@ -3,7 +3,7 @@
 PLD (Koskela et al. 2020; Doroshenko et al. 2022, dp-accounting) is an upper bound, tight, and composes unlike mechanisms: training
 steps and counts on the same people cost less jointly than the sum of their epsilons. Discrete Gaussian noise is accounted as
 discrete: at sigma 0.45 it costs 12.09 where the formula of the continuous one says 11.39. PRV (Opacus) checks pure training,
-Rényi accounting is there for comparison. GDP is not an upper bound and is not offered.
+Rényi accounting (``privacy/renyi.py``) is there for comparison. GDP is not an upper bound and is not offered.
 
 Who bears what: the splits hold different people for ever, so adding or removing one unit touches one of them, and a plan costs the
 maximum over populations. Replacing a unit can take it out of one split and put another into a second: there everything composes.
@@ -17,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, reduce
+from itertools import product
 
 import dp_accounting
 from dp_accounting.pld.privacy_loss_distribution import (
@@ -24,13 +25,11 @@ from dp_accounting.pld.privacy_loss_distribution import (
     from_discrete_gaussian_mechanism,
     from_gaussian_mechanism,
 )
-from dp_accounting.rdp import RdpAccountant
 
 from fedethos.errors import FedethosError
 from fedethos.privacy.events import Adjacency, Allotment, CountRelease, Event, Population, TrainingSteps
 
 _INTERVAL = 1e-3  # discretisation of the privacy loss; every step rounds upwards
-_ORDERS = (*range(2, 65), 96, 128, 256, 512)  # whole ones: never short of convergence
 _RELATIONS = {
     "add-remove": dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
     "replace-one": dp_accounting.NeighboringRelation.REPLACE_ONE,
@@ -52,6 +51,13 @@ def by_person(allotments: Iterable[Allotment], adjacency: Adjacency) -> list[Cou
     return list(groups.values())
 
 
+def epsilon_at_several_sites(sites: Sequence[Sequence[Allotment]], *, delta: float, adjacency: Adjacency) -> float:
+    """What one person bears who has records at all of these sites: their releases compose, whatever split each site puts him in."""
+    choices = product(*(by_person(allotments, adjacency) for allotments in sites if allotments))
+    costs = [_joint_loss(_sum(choice), adjacency).get_epsilon_for_delta(delta) for choice in choices if choice]
+    return max((float(cost) for cost in costs), default=0.0)
+
+
 def prv_epsilon(allotments: Iterable[Allotment], *, delta: float) -> float:
     """The same by Opacus' PRV accountant (Gopi et al. 2021), for training steps under add-remove and nothing else (PRIV-305)."""
     from opacus.accountants import PRVAccountant
@@ -63,17 +69,6 @@ def prv_epsilon(allotments: Iterable[Allotment], *, delta: float) -> float:
             raise FedethosError("PRIV-305", "The PRV accountant knows training steps only.", fix="Use the PLD accountant.")
         accountant.history.append((event.noise_multiplier, event.sampling_rate, event.steps * allotment.times))
     return float(accountant.get_epsilon(delta, eps_error=0.01))
-
-
-def renyi_epsilon(allotments: Iterable[Allotment], *, delta: float) -> float:
-    """The same by Rényi accounting (Mironov 2017) under add-remove, at the best order: an upper bound, larger than PLD's."""
-    costs = [0.0]
-    for events in by_person(allotments, "add-remove"):
-        accountant = RdpAccountant(_ORDERS)
-        for event, times in events.items():
-            accountant.compose(as_dp_event(event), times)
-        costs.append(float(accountant.get_epsilon(delta)))
-    return max(costs)
 
 
 def as_dp_event(event: Event) -> dp_accounting.DpEvent:
@@ -107,6 +102,13 @@ def least_noise_factor(fits: Callable[[float], bool], *, highest: float = 100.0,
         middle = (low + high) / 2.0
         low, high = (low, middle) if fits(math.exp(middle)) else (middle, high)
     return math.exp(high)
+
+
+def _sum(counts: Iterable[Counter[Event]]) -> Counter[Event]:
+    total: Counter[Event] = Counter()
+    for count in counts:
+        total.update(count)
+    return total
 
 
 def _joint_loss(events: Counter[Event], adjacency: Adjacency) -> PrivacyLossDistribution:

@@ -8,8 +8,8 @@ Both are frozen, compare by value and go through JSON unchanged. Costs: ``privac
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -124,10 +124,10 @@ def event_to_json(event: Event) -> dict[str, JsonValue]:
     return dataclasses.asdict(event)
 
 
-def event_from_json(value: Mapping[str, JsonValue]) -> Event:
+def event_from_json(value: dict[str, JsonValue]) -> Event:
     """The event that ``event_to_json`` wrote. PRIV-304 for anything else: an unknown mechanism is never guessed at."""
     try:
-        return _EVENT.validate_python(dict(value))
+        return _EVENT.validate_json(json.dumps(value))
     except ValidationError:
         raise _outside() from None
 

@@ -12,6 +12,7 @@ only way out of here for a gradient is ``record``, which ``fedethos.privacy.fuse
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -63,12 +64,10 @@ class _LoraFunction(torch.autograd.Function):
     ) -> Tensor:
         base, scaling = covered.layer.base_layer, covered.layer.scaling[covered.adapter]
         base_dtype, adapter_dtype = _compute_dtype(x, x.dtype), _compute_dtype(x, lora_a.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            out = _linear(x.to(base_dtype), base.weight, base.bias)
-            adapter_x = (x if dropped is None else dropped).to(adapter_dtype)
-            low = _rows(adapter_x) @ lora_a.to(adapter_dtype).T
-            low *= scaling
-            _add_product_(_rows(out), low, lora_b.to(adapter_dtype).T)
+        out = _linear(x.to(base_dtype), base.weight, base.bias)
+        adapter_x = (x if dropped is None else dropped).to(adapter_dtype)
+        low = _project(_rows(adapter_x), lora_a.to(adapter_dtype), scaling)
+        _add_product_(_rows(out), low, lora_b.to(adapter_dtype).T)
         ctx.save_for_backward(adapter_x if covered.name_a else None, low if covered.name_b else None, base.weight, lora_a, lora_b)
         ctx.scaling, ctx.covered, ctx.record = scaling, covered, record
         ctx.x_shape, ctx.x_dtype, ctx.adapter_dtype = x.shape, x.dtype, adapter_dtype
@@ -80,7 +79,7 @@ class _LoraFunction(torch.autograd.Function):
         adapter_x, low, weight, lora_a, lora_b = ctx.saved_tensors
         needs_x, needs_dropped = ctx.needs_input_grad[:2]
         name_a, name_b, batch = ctx.covered.name_a, ctx.covered.name_b, ctx.x_shape[0]
-        with torch.autocast(grad_out.device.type, enabled=False):
+        with _without_autocast(grad_out):
             grad = _rows(grad_out)
             adapter_grad = grad.to(ctx.adapter_dtype)
             if name_b:
@@ -89,7 +88,7 @@ class _LoraFunction(torch.autograd.Function):
             if needs_x:
                 grad_x = grad @ weight.to(grad.dtype)
             if name_a or needs_x or needs_dropped:
-                grad_low = (lora_b.to(ctx.adapter_dtype).T @ adapter_grad.T).mul_(ctx.scaling).T  # this order is 3 times faster
+                grad_low = _project(adapter_grad, lora_b.to(ctx.adapter_dtype).T, ctx.scaling)
                 if name_a:
                     ctx.record(name_a, torch.bmm(_per_example(grad_low, batch).mT, _per_example(_rows(adapter_x), batch)))
                 if needs_dropped:
@@ -105,8 +104,7 @@ class _LinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, covered: CoveredLinear, record: Record) -> Tensor:
         typed_x = x.to(_compute_dtype(x, x.dtype))
-        with torch.autocast(x.device.type, enabled=False):
-            out = _linear(typed_x, weight, bias)
+        out = _linear(typed_x, weight, bias)
         ctx.save_for_backward(typed_x if covered.name_weight else None, weight)
         ctx.covered, ctx.record, ctx.x_shape, ctx.x_dtype = covered, record, x.shape, x.dtype
         return out
@@ -116,7 +114,7 @@ class _LinearFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         name_weight, name_bias, batch = ctx.covered.name_weight, ctx.covered.name_bias, ctx.x_shape[0]
-        with torch.autocast(grad_out.device.type, enabled=False):
+        with _without_autocast(grad_out):
             grad = _per_example(_rows(grad_out), batch)
             if name_weight:
                 ctx.record(name_weight, torch.bmm(grad.mT, _per_example(_rows(x), batch)))
@@ -133,6 +131,12 @@ def _compute_dtype(x: Tensor, otherwise: torch.dtype) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else otherwise
 
 
+def _without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """The backward keeps its forward's dtypes, also when it is called inside an autocast region that the forward was not in."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
@@ -145,6 +149,11 @@ def _rows(x: Tensor) -> Tensor:
 def _per_example(rows: Tensor, batch: int) -> Tensor:
     """[batch · positions, features] to [batch, positions, features]."""
     return rows.reshape(batch, -1, rows.shape[-1])
+
+
+def _project(rows: Tensor, factor: Tensor, scaling: float) -> Tensor:
+    """scaling · rows · factorᵀ for a thin factor, computed transposed: up to three times faster on a CPU."""
+    return (factor @ rows.T).mul_(scaling).T
 
 
 def _add_product_(out: Tensor, left: Tensor, right: Tensor) -> None:

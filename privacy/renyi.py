@@ -16,7 +16,7 @@ Costs are in units of epsilon: beyond the overhead, which the first plan pays, e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,6 +71,11 @@ def renyi_cost(allotments: Iterable[Allotment], *, order: float, adjacency: Adja
         group = allotment.event.population if adjacency == "add-remove" else None
         costs[group] = costs.get(group, 0.0) + allotment.times * _cost(allotment.event, order, adjacency)
     return max(costs.values(), default=0.0)
+
+
+def renyi_epsilon(allotments: Sequence[Allotment], *, delta: float, adjacency: Adjacency) -> float:
+    """Epsilon at ``delta`` of one plan fixed beforehand, at the best order: an upper bound, larger than that of ``composition.epsilon``."""
+    return min(renyi_cost(allotments, order=order, adjacency=adjacency) + _overhead(order, delta) for order in _ORDERS)
 
 
 def _overhead(order: float, delta: float) -> float:

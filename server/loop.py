@@ -131,10 +131,7 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
         update={
             "spending": {
                 **state.memory.spending,
-                **{
-                    name: spending_after(state.memory.spending, name, round=number, steps=reply.steps, epsilon=reply.epsilon)
-                    for name, reply in updates.items()
-                },
+                **{name: spending_after(state.memory.spending[name], reply, number) for name, reply in updates.items()},
             },
             "aggregation_error": aggregation_error(
                 [reply.arrays for reply in updates.values()], [shares[name] for name in updates], arrays, plan.frozen

@@ -14,7 +14,7 @@ from fedethos.messages import Arrays, SplitName, Tables
 from fedethos.privacy.accounting import ACCOUNTANT
 from fedethos.privacy.plan import plan_training
 from fedethos.runfolder import RunFolder
-from fedethos.server.measure import METRICS, ExactMeasure, Measure, decision_edge, describe
+from fedethos.server.measure import METRICS, ExactMeasure, Measure, Measurement, decision_edge, describe
 from fedethos.server.site import Site
 from fedethos.server.state import RunState
 from fedethos.storage import JsonValue
@@ -49,14 +49,24 @@ class _Figures:
     bytes_down: int
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """(validation, test) of the untouched base model and of the final adapter."""
+
+    baseline: tuple[Measurement, Measurement]
+    final: tuple[Measurement, Measurement]
+
+
 def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | None, oracle: ExactMeasure | None) -> None:
     """Write fairness.json, privacy.json and, last, result.json.
 
     ``measure`` gives what is shown as the result; ``oracle`` gives the exact values that only a simulation has.
     """
     began = time.monotonic()
-    shown = _figures(ending, measure, withhold=True) if measure else None
-    exact = _figures(ending, oracle, withhold=False) if oracle else None
+    measured = _measured(ending, measure) if measure else None
+    known = measured if measure is oracle else _measured(ending, oracle) if oracle else None
+    shown = _figures(measured, ending.job, withhold=True) if measured else None
+    exact = _figures(known, ending.job, withhold=False) if known else None
     folder.write_privacy(_privacy(ending))
     folder.write_fairness(_fairness(ending.job, shown))
     folder.write_result(
@@ -79,17 +89,27 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | None, or
     )
 
 
-def _figures(ending: Ending, measure: Measure, *, withhold: bool) -> _Figures:
-    job, bytes_up, bytes_down = ending.job, 0, 0
-    summaries = []
-    for arrays, number in ((ending.initial, 0), (ending.state.arrays, ending.state.round)):
-        validation, test = measure(arrays, "validation", number), measure(arrays, "test", number)
-        edge = decision_edge(validation.tables, job)
-        summaries.append(describe(test, edge, job, withhold=withhold))
-        bytes_up += validation.bytes_up + test.bytes_up
-        bytes_down += validation.bytes_down + test.bytes_down
-    people: dict[SplitName, int] = {"validation": _people(validation.tables), "test": _people(test.tables)}
-    return _Figures(edge, summaries[1], summaries[0], people, bytes_up, bytes_down)
+def _measured(ending: Ending, measure: Measure) -> _Measured:
+    """Base model and final adapter, each on validation and test people."""
+    last = ending.state.round
+    return _Measured(
+        baseline=(measure(ending.initial, "validation", 0), measure(ending.initial, "test", 0)),
+        final=(measure(ending.state.arrays, "validation", last), measure(ending.state.arrays, "test", last)),
+    )
+
+
+def _figures(measured: _Measured, job: Job, *, withhold: bool) -> _Figures:
+    edges = [decision_edge(validation.tables, job) for validation, _ in (measured.baseline, measured.final)]
+    validation, test = measured.final
+    every = (*measured.baseline, *measured.final)
+    return _Figures(
+        edge=edges[1],
+        final=describe(test, edges[1], job, withhold=withhold),
+        baseline=describe(measured.baseline[1], edges[0], job, withhold=withhold),
+        people={"validation": _people(validation.tables), "test": _people(test.tables)},
+        bytes_up=sum(one.bytes_up for one in every),
+        bytes_down=sum(one.bytes_down for one in every),
+    )
 
 
 def _people(tables: Tables) -> int:

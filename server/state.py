@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedethos.errors import FedethosError
-from fedethos.messages import Arrays, arrays_sha256
+from fedethos.messages import Arrays, TrainReply, arrays_sha256
 from fedethos.runfolder import RunFolder
 from fedethos.server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
 from fedethos.server.site import Site
@@ -91,6 +91,7 @@ def load_state(folder: RunFolder, frozen: Arrays, *, say: Callable[[str], None])
     return RunState(saved.round, dict(saved.arrays), memory, dict(saved.strategy))
 
 
-def spending_after(spending: Mapping[str, SiteSpending], site: str, *, round: int, steps: int, epsilon: float | None) -> SiteSpending:
+def spending_after(before: SiteSpending, reply: TrainReply, round: int) -> SiteSpending:
     """The site's spending once it has trained in ``round``."""
-    return SiteSpending(rounds=tuple(sorted({*spending[site].rounds, round})), steps=steps, epsilon=epsilon)
+    steps = reply.steps if reply.epsilon is not None else before.steps + reply.steps
+    return SiteSpending(rounds=tuple(sorted({*before.rounds, round})), steps=steps, epsilon=reply.epsilon)

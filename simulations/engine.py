@@ -27,7 +27,6 @@ from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
 from fedethos.server.loop import Coordination
-from fedethos.server.state import load_state
 from fedethos.simulations.grid import InProcessGrid
 from fedethos.simulations.manifest import simulation_manifest
 from fedethos.simulations.oracle import Oracle
@@ -76,13 +75,12 @@ def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Obser
     with (
         _incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
-        open_federation(job, base=base, scratch=Path(scratch), observer=observer) as federation,
+        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer) as federation,
     ):
         base_weights = weights_hash(federation.model.model)
         plan = _coordination(job, folder, federation, observer)
         if not folder.manifest.exists():
             folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
-        _restore_spending(plan, federation)
         app = build_client_app(lambda context: federation.nodes[context.node_id])
         build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))
         if weights_hash(federation.model.model) != base_weights:
@@ -109,14 +107,6 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
         engine=ENGINE,
         oracle=Oracle(list(federation.nodes.values())),
     )
-
-
-def _restore_spending(plan: Coordination, federation: Federation) -> None:
-    """A node's memory of what it spent; in a deployment its own ledger, here the run's checkpoint."""
-    state = load_state(plan.folder, plan.frozen, say=plan.observer.stage)
-    if state is not None:
-        for node_id, site in federation.sites.items():
-            federation.nodes[node_id].rounds_trained.update(state.memory.spending[site.name].rounds)
 
 
 def _contexts(federation: Federation) -> dict[int, Context]:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import torch
 
 from fedethos.job import Job
+from fedethos.privacy.plan import plan_training
 from fedethos.server.outcome import NO_PRIVACY, SEEDED
 from fedethos.simulations.virtual_sites import Federation
 from fedethos.storage import JsonValue
@@ -41,13 +42,9 @@ def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, 
             for site in federation.sites.values()
         },
         "privacy": {
-            federation.sites[node_id].name: {
-                "noise_multiplier": node.plan.noise_multiplier,
-                "sampling_rate": node.plan.sampling_rate,
-                "steps": node.plan.steps,
-            }
-            for node_id, node in federation.nodes.items()
-            if node.plan is not None
+            site.name: {"noise_multiplier": plan.noise_multiplier, "sampling_rate": plan.sampling_rate, "steps": plan.steps}
+            for site in federation.sites.values()
+            if (plan := plan_training(job, declared_size=site.declared_size)) is not None
         },
         "marks": ([] if private else [NO_PRIVACY]) + ([SEEDED] if private and job.privacy.secure_rng is not True else []),
     }

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from fedethos.client.examples import Examples, HiddenInputs, Inputs, TokenInputs
 from fedethos.client.model import NodeModel, training_device
 from fedethos.client.node import Node, SourceOf, clipping_engine
+from fedethos.client.release import TRAIN_PURPOSE
 from fedethos.data.contract import apply_contract
 from fedethos.data.readers import read_table
 from fedethos.data.records import Records
@@ -27,12 +28,17 @@ from fedethos.models import prefix
 from fedethos.models.adapter import attach_lora
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
+from fedethos.privacy.events import Allotment, TrainingSteps
+from fedethos.privacy.ledger import Ledger
+from fedethos.privacy.ledger_entries import SpendingPlan
+from fedethos.privacy.ledger_plan import CommittedPlan
 from fedethos.privacy.plan import plan_training
 from fedethos.privacy.randomness import SecureSource, SeededSource
 from fedethos.privacy.self_check import check_engine, synthetic_classification
 from fedethos.progress import Observer
 from fedethos.server.site import Site
 from fedethos.simulations.partition import check_site_labels, partition
+from fedethos.site import Caps
 from fedethos.strategies.averaging import capped_shares
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -104,8 +110,11 @@ def approved_sites(job: Job, sizes: Mapping[str, int]) -> dict[int, Site]:
 
 
 @contextmanager
-def open_federation(job: Job, *, base: Path, scratch: Path, observer: Observer) -> Iterator[Federation]:
-    """Load the model once, read every site's records, cache what is frozen. Caches are deleted on leaving."""
+def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer) -> Iterator[Federation]:
+    """Load the model once, commit every site's plan in ``ledger``, read the records, cache what is frozen.
+
+    Caches are deleted on leaving; the ledger stays.
+    """
     observer.stage("Loading the base model")
     where = resolve(job.model.path, base=base)
     loaded = load_base(where, num_labels=len(job.data.label.values), sha256=job.model.sha256, seed=job.simulation.seed)
@@ -117,9 +126,9 @@ def open_federation(job: Job, *, base: Path, scratch: Path, observer: Observer) 
     by_site = site_records(job, base)
     sizes = {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
     sites = approved_sites(job, sizes)
-    plans = {name: plan_training(job, declared_size=size) for name, size in sizes.items()}
 
     with ExitStack() as caches:
+        committed = _committed_plans(job, sizes, ledger, caches)
         cached = caches_prefix(job, adapted)
         model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
         if job.privacy.mode != "none":
@@ -139,7 +148,7 @@ def open_federation(job: Job, *, base: Path, scratch: Path, observer: Observer) 
                 model=model,
                 examples=examples,
                 declared_size=site.declared_size,
-                plan=plans[site.name],
+                ledger=committed.get(site.name),
                 source_of=_sources(job, site.name),
             )
         yield Federation(model, sites, nodes)
@@ -153,6 +162,42 @@ def _check_length(job: Job, longest: int) -> None:
             where="model.max_length",
             fix="Lower it.",
         )
+
+
+def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: ExitStack) -> dict[str, CommittedPlan]:
+    """Each site's plan for the whole job, charged in full before training; empty under ``privacy.mode: none``."""
+    plans = {name: plan_training(job, declared_size=size) for name, size in sizes.items()}
+    if job.privacy.mode == "none" or job.privacy.epsilon is None:
+        return {}
+    ledger = resources.enter_context(Ledger(path))
+    caps = Caps(
+        lifetime_epsilon=job.privacy.epsilon,
+        per_job_epsilon=job.privacy.epsilon,
+        delta=job.privacy.delta,
+        rounds=job.federation.rounds,
+    )
+    committed = {}
+    for name, plan in plans.items():
+        if plan is None:
+            continue
+        ledger.open_account(name, caps=caps, unit=job.unit, adjacency=job.privacy.adjacency, simulated=True)
+        round_of_steps = TrainingSteps(
+            noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, steps=job.training.local_steps
+        )
+        committed[name] = ledger.commit(
+            SpendingPlan(
+                account=name,
+                job_sha256=job.sha256,
+                run=job.name,
+                unit=job.unit,
+                adjacency=job.privacy.adjacency,
+                epsilon=job.privacy.epsilon,
+                delta=job.privacy.delta,
+                allotments=(Allotment(purpose=TRAIN_PURPOSE, event=round_of_steps, times=job.federation.rounds),),
+                seeded=job.privacy.secure_rng is not True,
+            )
+        )
+    return committed
 
 
 def caches_prefix(job: Job, model: PeftModel) -> bool:

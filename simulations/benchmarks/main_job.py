@@ -45,7 +45,9 @@ def _one_step(cache: str) -> Iterator[Callable[[], None]]:
     job = load_job(job_file, [*small, "simulation.partition.kind=iid", "federation.min_sites=1"])
     with (
         tempfile.TemporaryDirectory() as scratch,
-        open_federation(job, base=job_file.parent, scratch=Path(scratch), observer=Silent()) as federation,
+        open_federation(
+            job, base=job_file.parent, scratch=Path(scratch), ledger=Path(scratch) / "ledger.sqlite", observer=Silent()
+        ) as federation,
     ):
         node = federation.nodes[1]
         examples = node.examples["train"]

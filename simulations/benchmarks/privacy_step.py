@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -37,6 +37,7 @@ from fedethos.privacy.engine import ClippingEngine
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.fused_linear import FusedLora
 from fedethos.privacy.opacus_engine import OpacusEngine
+from fedethos.simulations.benchmarks.row import Row
 
 Variant = Literal["peft", "peft-frozen", "fused", "fused-open", "opacus"]
 Step = Callable[[], None]
@@ -68,18 +69,6 @@ LENGTH = 128
 _NOISE_MULTIPLIER = 1.0
 _MAX_GRAD_NORM = 1.0
 _SMALLEST_MAPPED_BLOCK = 65_536  # bytes
-
-
-class Row(TypedDict):
-    """One figure; limit and holds are None for a variant that is only shown beside ours."""
-
-    part: str
-    name: str
-    ours: float
-    reference: float
-    ratio: float
-    limit: float | None
-    holds: bool | None
 
 
 def rows(settings: Sequence[Setting] = SETTINGS, *, repeats: int = 5, memory: bool = True) -> list[Row]:

@@ -17,6 +17,7 @@ from fedethos import __version__
 from fedethos.cli_config import config_app
 from fedethos.cli_env import env
 from fedethos.cli_models import models_app
+from fedethos.cli_privacy import privacy_app
 from fedethos.cli_run import demo, report, resume, simulate
 from fedethos.errors import FedethosError
 
@@ -34,6 +35,7 @@ for _verb in (demo, simulate, resume, report):
     app.command()(_verb)
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
+app.add_typer(privacy_app, name="privacy")
 app.command()(env)
 
 

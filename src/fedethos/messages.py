@@ -70,7 +70,8 @@ class SetupReply:
 
 @dataclass(frozen=True)
 class TrainReply:
-    """``arrays``: the new trainable tensors. Epsilon is None without privacy; ``steps`` counts the private steps so far."""
+    """``arrays``: the new trainable tensors. ``epsilon`` is what all ``steps`` private steps so far cost; without
+    privacy it is None and ``steps`` are those of this round."""
 
     arrays: Arrays
     basis: Basis

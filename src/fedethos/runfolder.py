@@ -27,6 +27,7 @@ from fedethos.records import FairnessReport, Local, Manifest, PrivacyReport, Rou
 from fedethos.result import Result
 from fedethos.storage import PARTIAL, JsonValue, canonical_json, canonical_line, write_atomically, write_errors
 
+LEDGER_FILES = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "ledger.sqlite.head")
 FILES = (
     "job.yaml",
     "manifest.json",
@@ -37,6 +38,7 @@ FILES = (
     "report.html",
     "local.json",
     "incidents.log",
+    *LEDGER_FILES,
 )
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 CHECKPOINT_FILES = ("state.json", "arrays.safetensors", "strategy.safetensors")
@@ -91,6 +93,11 @@ class RunFolder:
     def incidents(self) -> Path:
         """Details of refusals, for the owner of the machine; there only when something happened."""
         return self.path / "incidents.log"
+
+    @property
+    def ledger(self) -> Path:
+        """Privacy ledger of a simulation: one account per virtual site. A deployed site keeps its own at home."""
+        return self.path / LEDGER_FILES[0]
 
     @property
     def adapter(self) -> Path:

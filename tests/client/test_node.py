@@ -13,6 +13,7 @@ from fedethos.client.node import Node
 from fedethos.documents import load_job
 from fedethos.flower import identify_process, wire_bytes
 from fedethos.messages import EVALUATE, SETUP, TRAIN, Basis, ErrorReply, Request, TrainReply, arrays_sha256, decode_reply, encode_request
+from fedethos.privacy.plan import plan_training
 from fedethos.progress import Silent
 from fedethos.simulations.virtual_sites import open_federation
 
@@ -21,7 +22,9 @@ from fedethos.simulations.virtual_sites import open_federation
 def node(write_job, tmp_path: Path) -> Iterator[Node]:
     identify_process(run_id=1)
     job_file = write_job()
-    with open_federation(load_job(job_file), base=tmp_path, scratch=tmp_path, observer=Silent()) as federation:
+    with open_federation(
+        load_job(job_file), base=tmp_path, scratch=tmp_path, ledger=tmp_path / "ledger.sqlite", observer=Silent()
+    ) as federation:
         yield federation.nodes[1]
 
 
@@ -43,7 +46,8 @@ def test_a_private_update_carries_its_cost_and_nothing_else(node: Node) -> None:
     assert set(content) == {"arrays", "statement"}
     assert reply.basis is Basis.CHARGED
     assert reply.arrays.keys() == set(node.model.trainable_names)
-    assert reply.epsilon == node.plan.epsilon_after(node.job.training.local_steps)
+    plan = plan_training(node.job, declared_size=node.declared_size)
+    assert reply.epsilon == pytest.approx(plan.epsilon_after(node.job.training.local_steps), rel=1e-6)
     assert reply.epsilon < node.job.privacy.epsilon
 
 

@@ -1,0 +1,54 @@
+"""The only way for an update to leave: a ``Release`` that the ledger paid for, or a job that says there is no privacy.
+
+Next on the path: ``privacy/ledger_plan.py`` (receipts), ``fedethos/messages.py`` (what a reply looks like on the wire).
+"""
+
+from __future__ import annotations
+
+import json
+
+from safetensors.numpy import load, save
+
+from fedethos.errors import FedethosError
+from fedethos.job import Job
+from fedethos.messages import Arrays, Basis, TrainReply
+from fedethos.privacy.events import TrainingSteps
+from fedethos.privacy.ledger_plan import CommittedPlan, Release
+
+TRAIN_PURPOSE = "train"
+
+
+def paid_update(release: Release[Arrays], ledger: CommittedPlan) -> TrainReply:
+    """A private update with the statement of what has been spent so far. Its bytes are on disk before it can be sent."""
+    reply = TrainReply(
+        arrays=release.value,
+        basis=Basis.CHARGED,
+        unit=ledger.plan.unit,
+        adjacency=ledger.plan.adjacency,
+        epsilon=ledger.spent(),
+        delta=ledger.plan.delta,
+        steps=sum(one.times * one.event.steps for one in ledger.drawn if isinstance(one.event, TrainingSteps)),
+    )
+    ledger.record(release, to_bytes(reply))
+    return reply
+
+
+def unprotected_update(arrays: Arrays, job: Job) -> TrainReply:
+    """An update without noise. Refused (PRIV-331) unless the job says ``privacy.mode: none``."""
+    if job.privacy.mode != "none":
+        raise FedethosError("PRIV-331", "An update without noise was about to leave a private job.", why="Nothing was sent.")
+    return TrainReply(arrays, Basis.UNPROTECTED, job.unit, job.privacy.adjacency, epsilon=None, delta=None, steps=job.training.local_steps)
+
+
+def to_bytes(reply: TrainReply) -> bytes:
+    """A reply as one byte string, to be stored and sent again."""
+    statement = {name: value for name, value in vars(reply).items() if name not in ("arrays", "basis")}
+    stored: bytes = save(reply.arrays, metadata={"statement": json.dumps(statement, sort_keys=True)})
+    return stored
+
+
+def from_bytes(stored: bytes) -> TrainReply:
+    """What ``to_bytes`` stored. The ledger has checked its hash."""
+    length = int.from_bytes(stored[:8], "little")
+    statement = json.loads(json.loads(stored[8 : 8 + length])["__metadata__"]["statement"])
+    return TrainReply(arrays=load(stored), basis=Basis.CHARGED, **statement)
