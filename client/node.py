@@ -89,20 +89,13 @@ class Node:
             raise FedethosError("PRIV-332", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
         noise_multiplier = receipt.event.noise_multiplier
         self._train(round, clipping_engine(self.job, privacy.max_grad_norm), noise_multiplier=noise_multiplier)
-        performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=self._sampling_rate, steps=training.local_steps)
+        rate = sampling_rate_of(self.job, self.declared_size)
+        performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=training.local_steps)
         return paid_update(receipt.release(self.model.read(), event=performed), ledger)
 
     def _train(self, round: int, engine: ClippingEngine, *, noise_multiplier: float) -> None:
-        plan = StepPlan(
-            sampling_rate=self._sampling_rate,
-            expected_batch_size=self._sampling_rate * self.declared_size,
-            noise_std=noise_multiplier * self.job.privacy.max_grad_norm,
-        )
+        plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier)
         train_round(self.model, self.examples["train"], self.job.training, plan, engine, lambda step: self.source_of(round, step))
-
-    @property
-    def _sampling_rate(self) -> float:
-        return sampling_rate_of(self.job, self.declared_size)
 
     def _load(self, request: Request) -> None:
         if set(request.arrays) != set(self.model.trainable_names):

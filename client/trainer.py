@@ -17,9 +17,10 @@ import torch
 from fedethos.client.examples import Examples, Indices, micro_batches
 from fedethos.client.model import NodeModel
 from fedethos.errors import FedethosError
-from fedethos.job import Training
+from fedethos.job import Job, Training
 from fedethos.losses import per_example_cross_entropy
 from fedethos.privacy.engine import ClippingEngine, Gradients
+from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
 
 SourceOfStep = Callable[[int], RandomSource]
@@ -33,12 +34,19 @@ class StepPlan:
     expected_batch_size: float
     noise_std: float
 
+    @classmethod
+    def of(cls, job: Job, *, declared_size: int, noise_multiplier: float) -> StepPlan:
+        """The step of a site that declares ``declared_size`` training units."""
+        rate = sampling_rate_of(job, declared_size)
+        return cls(sampling_rate=rate, expected_batch_size=rate * declared_size, noise_std=noise_multiplier * job.privacy.max_grad_norm)
+
 
 def train_round(
     model: NodeModel, examples: Examples, training: Training, plan: StepPlan, engine: ClippingEngine, source_of: SourceOfStep
 ) -> None:
     """Run ``training.local_steps`` steps in place on the adapter of ``model``."""
     optimizer = _optimizer(model, training)
+    model.forward.train()  # only the adapter's own dropout differs between the modes
     engine.attach(model.forward, model.parameters)
     try:
         for step in range(training.local_steps):
@@ -51,6 +59,7 @@ def train_round(
             _step(model, optimizer, _noisy(engine.clipped_sum(), plan.noise_std, source), plan.expected_batch_size)
     finally:
         engine.detach()
+        model.forward.eval()
 
 
 def _losses(model: NodeModel, examples: Examples, batch: Indices) -> torch.Tensor:

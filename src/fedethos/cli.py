@@ -14,6 +14,7 @@ import click
 import typer
 
 from fedethos import __version__
+from fedethos.cli_audit import audit
 from fedethos.cli_config import config_app
 from fedethos.cli_env import env
 from fedethos.cli_models import models_app
@@ -35,6 +36,7 @@ for _verb in (demo, simulate, resume, report):
     app.command()(_verb)
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
+privacy_app.command()(audit)
 app.add_typer(privacy_app, name="privacy")
 app.command()(env)
 

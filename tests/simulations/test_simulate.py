@@ -124,6 +124,15 @@ def test_micro_batches_do_not_change_the_result(private_run, tmp_path: Path) -> 
         np.testing.assert_allclose(small[name], whole[name], atol=1e-5, err_msg=name)
 
 
+def test_adapter_dropout_is_on_in_training_and_repeats_with_the_seed(private_run, tmp_path: Path) -> None:
+    job_file, out, _ = private_run
+    run(job_file, tmp_path / "one", "lora.lora_dropout=0.5", "privacy.engine=opacus")
+    run(job_file, tmp_path / "two", "lora.lora_dropout=0.5", "privacy.engine=opacus")
+    one, two, without = adapter(tmp_path / "one"), adapter(tmp_path / "two"), adapter(out)
+    assert all((one[name] == two[name]).all() for name in one)
+    assert any(np.abs(one[name] - without[name]).max() > 1e-4 for name in one)
+
+
 def test_another_seed_gives_another_run(private_run, tmp_path: Path) -> None:
     job_file, out, _ = private_run
     run(job_file, tmp_path / "other", "simulation.seed=4")
