@@ -86,7 +86,7 @@ class Node:
             ledger.replan(TRAIN_PURPOSE, self.job.federation.rounds - round + 1)
         receipt = ledger.reserve(TRAIN_PURPOSE, round)
         if not isinstance(receipt.event, TrainingSteps):
-            raise FedethosError("PRIV-332", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
+            raise FedethosError("PRIV-336", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
         noise_multiplier = receipt.event.noise_multiplier
         self._train(round, clipping_engine(self.job, privacy.max_grad_norm), noise_multiplier=noise_multiplier)
         rate = sampling_rate_of(self.job, self.declared_size)

@@ -34,9 +34,9 @@ def paid_update(release: Release[Arrays], ledger: CommittedPlan) -> TrainReply:
 
 
 def unprotected_update(arrays: Arrays, job: Job) -> TrainReply:
-    """An update without noise. Refused (PRIV-331) unless the job says ``privacy.mode: none``."""
+    """An update without noise. Refused (PRIV-335) unless the job says ``privacy.mode: none``."""
     if job.privacy.mode != "none":
-        raise FedethosError("PRIV-331", "An update without noise was about to leave a private job.", why="Nothing was sent.")
+        raise FedethosError("PRIV-335", "An update without noise was about to leave a private job.", why="Nothing was sent.")
     return TrainReply(arrays, Basis.UNPROTECTED, job.unit, job.privacy.adjacency, epsilon=None, delta=None, steps=job.training.local_steps)
 
 

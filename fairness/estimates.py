@@ -48,8 +48,7 @@ def auc_estimate(positives: FloatArray, negatives: FloatArray, *, noise_variance
 
 def worst_group_estimate(groups: Sequence[GroupCounts], *, tolerance: float) -> Estimate:
     """worst_group_accuracy over the groups of all attributes together."""
-    parts = [counts.accuracy.where_defined() for counts in groups]
-    accuracies = Rates(*(np.concatenate(arrays) for arrays in zip(*((p.value, p.trials, p.noise_variance) for p in parts), strict=True)))
+    accuracies = Rates.joined([counts.accuracy for counts in groups]).where_defined()
     if not len(accuracies.value):
         return UNDEFINED
     return estimate(metrics.worst_group_accuracy(accuracies), minimum_band(accuracies), tolerance=tolerance)

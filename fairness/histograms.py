@@ -1,12 +1,14 @@
-"""Score histograms: the only thing about its test records that a site reports, and how they are pooled.
+"""Score histograms: what a site counts about its evaluation records, and how the tables of all sites are pooled.
 
 A site counts its records per (group, label, bin of the score); the coordinator adds the tables of all sites and derives every
-metric from the sum. Ratios are never averaged over sites. Next on the path: ``counts.py`` (tables to confusion counts).
+metric from the sum. Ratios are never averaged over sites. Under privacy a smaller choice of tables leaves the site, with noise
+(``layout.py``). Next on the path: ``counts.py`` (tables to confusion counts).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import EllipsisType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from fedethos.errors import FedethosError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Index = npt.NDArray[np.bool_] | tuple[EllipsisType | slice | npt.NDArray[np.int64] | None, ...]
 Tables = Mapping[str, IntArray]
 
 BINS = 64
@@ -79,8 +82,13 @@ def table_shapes(categories: Mapping[str, Sequence[str]], labels: int) -> dict[s
     return {attribute: (len(names) + 1, labels, BINS) for attribute, names in categories.items()}
 
 
-def check_tables(tables: Tables, shapes: Mapping[str, tuple[int, int, int]]) -> None:
-    """Refuse tables of one site that cannot be exact counts of one set of people.
+def check_tables(tables: Tables, shapes: Mapping[str, tuple[int, ...]], *, charged: bool = False) -> None:
+    """Refuse tables of one site that are not what was asked, or that cannot be counts of one set of people.
+
+    Parameters
+    ----------
+    charged : bool
+        The counts are noisy: they may be negative, and two attributes need not agree.
 
     Raises
     ------
@@ -94,11 +102,12 @@ def check_tables(tables: Tables, shapes: Mapping[str, tuple[int, int, int]]) -> 
         raise FedethosError(
             "AGG-730", "Count tables have other names, shapes or types than the job asks for.", fix="Compare the fedethos versions."
         )
+    least = -_MOST_PEOPLE if charged else 0
     for name, table in tables.items():
-        if table.min() < 0 or table.max() > _MOST_PEOPLE:
+        if table.min() < least or table.max() > _MOST_PEOPLE:
             raise FedethosError("AGG-731", "A count is negative or implausibly large.", where=name)
     first, *others = tables.values()
-    if any((other.sum(axis=0) != first.sum(axis=0)).any() for other in others):
+    if not charged and any((other.sum(axis=0) != first.sum(axis=0)).any() for other in others):
         raise FedethosError(
             "AGG-732",
             "The tables of two sensitive attributes do not count the same people.",
@@ -106,8 +115,8 @@ def check_tables(tables: Tables, shapes: Mapping[str, tuple[int, int, int]]) -> 
         )
 
 
-def pool(sites: Sequence[Tables], shapes: Mapping[str, tuple[int, int, int]]) -> dict[str, IntArray]:
-    """Sum of the sites' tables, each checked by ``check_tables`` first.
+def pool(sites: Sequence[Tables], shapes: Mapping[str, tuple[int, ...]], *, charged: bool = False) -> dict[str, IntArray]:
+    """Sum of the sites' tables, each checked by ``check_tables`` first. Noisy cells are added as they are.
 
     Raises
     ------
@@ -117,7 +126,7 @@ def pool(sites: Sequence[Tables], shapes: Mapping[str, tuple[int, int, int]]) ->
     if not sites:
         raise FedethosError("AGG-733", "No site sent counts.")
     for tables in sites:
-        check_tables(tables, shapes)
+        check_tables(tables, shapes, charged=charged)
     return {name: np.sum([tables[name] for tables in sites], axis=0, dtype=np.int64) for name in shapes}
 
 

@@ -50,7 +50,7 @@ def roc_auc_rate(positives: FloatArray, negatives: FloatArray, *, noise_variance
     auc = roc_auc(positives, negatives)
     if np.isnan(auc):
         undefined = np.full(1, np.nan)
-        return Rates(undefined, undefined, undefined)
+        return Rates.of_share(undefined, undefined, undefined)
     smaller, larger = sorted((float(positives.sum()), float(negatives.sum())))
     placed = _placements(positives, negatives)
     noise = noise_variance * sum(
@@ -59,7 +59,7 @@ def roc_auc_rate(positives: FloatArray, negatives: FloatArray, *, noise_variance
     )
     trials = _effective_trials(auc * (1.0 - auc), delong_variance(positives, negatives), smaller, smaller + larger)
     value = np.clip(auc if exact is None else exact, 0.0, 1.0)
-    return Rates(np.array([value]), np.array([trials]), np.array([noise]))
+    return Rates.of_share(np.array([value]), np.array([trials]), np.array([noise]))
 
 
 def _effective_trials(spread: float, variance: float, least: float, most: float) -> float:

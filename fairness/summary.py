@@ -1,7 +1,7 @@
 """From pooled count tables to the ``metrics`` and ``fairness`` sections of ``result.json``.
 
 The room's front door. It sees counts only, never a record. ``summarise`` reads top-down: cut the tables at the threshold
-(``counts.py``), withhold small groups (``suppression.py``), estimate (``estimates.py``), judge (``verdict.py``).
+(``layout.py``, ``counts.py``), withhold small groups (``suppression.py``), estimate (``estimates.py``), judge (``verdict.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedethos.errors import FedethosError
 from fedethos.fairness.counts import GroupCounts
 from fedethos.fairness.estimates import (
     auc_estimate,
@@ -20,8 +21,9 @@ from fedethos.fairness.estimates import (
     withheld_group,
     worst_group_estimate,
 )
-from fedethos.fairness.histograms import OVERALL, FloatArray, IntArray, Tables
+from fedethos.fairness.histograms import BINS, OVERALL, IntArray, Tables, confusion
 from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.layout import FINE, SCORES, Layout
 from fedethos.fairness.suppression import withheld
 from fedethos.fairness.verdict import Verdict, judge
 from fedethos.job import UNKNOWN
@@ -90,7 +92,7 @@ class _Attribute:
 def summarise(
     tables: Tables,
     *,
-    edge: int,
+    edge: int | None,
     categories: Mapping[str, Sequence[str]],
     label_values: Sequence[str],
     favorable: str,
@@ -103,10 +105,11 @@ def summarise(
 
     Parameters
     ----------
-    tables : mapping of int64[G, L, BINS]
-        Pooled score histograms (``histograms.pool``), one per key of ``categories``, or ``overall`` alone when that is empty.
-    edge : int
-        Threshold (``threshold.py``): predicted favorable from this bin on.
+    tables : mapping
+        Pooled tables (``histograms.pool``): full histograms int64[G, L, BINS], one per key of ``categories``, or ``overall`` alone
+        when that is empty; or the scores and groups of a ``Layout``, which the sites have cut already.
+    edge : int, optional
+        Threshold (``threshold.py``) at which full histograms are cut; None for the tables of a ``Layout``.
     categories : mapping
         Declared groups per sensitive attribute, without ``unknown``, which stands last in the table.
     label_values, favorable
@@ -120,24 +123,31 @@ def summarise(
         Variance of the privacy noise in one cell of the pooled tables; 0 for exact counts.
     exact_auc : float, optional
         AUC of the unbinned scores, where the caller knows it.
+
+    Raises
+    ------
+    FedethosError
+        AGG-736 for full histograms with noise: what is cut from them has the noise of many cells.
     """
     positive = label_values.index(favorable)
+    if edge is not None:
+        if noise_variance > 0.0:
+            raise FedethosError("AGG-736", "Full histograms were given as noisy ones.", why="Their intervals would be too narrow.")
+        tables = Layout(FINE, edge).tables(tables)
 
-    def cut(attribute: str) -> _Attribute:
+    def counted(attribute: str) -> _Attribute:
         names = (*categories[attribute], UNKNOWN) if categories else (OVERALL,)
-        counts = GroupCounts.of(tables[attribute], edge=edge, favorable=positive, noise_variance=noise_variance)
-        hidden = withheld(counts.people.value, min_group_size)
+        counts = GroupCounts.of(tables[attribute], favorable=positive, noise_variance=noise_variance)
+        hidden = withheld(counts.people, min_group_size)
         return _Attribute(names, counts, tuple(group for group in range(len(names)) if group not in hidden))
 
-    attributes = {attribute: cut(attribute) for attribute in categories or (OVERALL,)}
-    first = next(iter(attributes))  # every attribute counts the same people
-    everyone = attributes[first].counts.total()
-    positives, negatives = _scores(tables[first], positive)
-    cells = len(attributes[first].names)
+    attributes = {attribute: counted(attribute) for attribute in categories or (OVERALL,)}
+    everyone = min(attributes.values(), key=lambda one: len(one.names)).counts.total()  # the same people, with the least noise
+    scores = tables[SCORES].astype(np.float64)
     return Summary(
         metrics=overall_estimates(everyone)
         | {
-            "roc_auc": auc_estimate(positives, negatives, noise_variance=cells * noise_variance, exact=exact_auc),
+            "roc_auc": auc_estimate(scores[positive], scores[1 - positive], noise_variance=noise_variance, exact=exact_auc),
             "worst_group_accuracy": worst_group_estimate([one.shown_counts for one in attributes.values()], tolerance=tolerance),
         },
         fairness={
@@ -145,6 +155,18 @@ def summarise(
             for attribute in categories
         },
     )
+
+
+def summarise_scores(scores: IntArray, *, edge: int, favorable: int, noise_variance: float) -> dict[str, Estimate]:
+    """accuracy, balanced_accuracy, f1 and roc_auc of everybody, from a score table int64[2, BINS] alone (``layout.FINE``).
+
+    For early stopping: nothing about groups is asked for. ``favorable`` is the index of the favorable label.
+    """
+    noise = noise_variance * np.array([edge, BINS - edge])  # of all the bins on one side of the threshold
+    everyone = GroupCounts.of(confusion(scores, edge)[None], favorable=favorable, noise_variance=noise)
+    by_label = scores.astype(np.float64)
+    auc = auc_estimate(by_label[favorable], by_label[1 - favorable], noise_variance=noise_variance, exact=None)
+    return overall_estimates(everyone) | {"roc_auc": auc}
 
 
 def _attribute_summary(attribute: _Attribute, everyone: GroupCounts, *, min_group_size: int, tolerance: float) -> AttributeSummary:
@@ -156,9 +178,3 @@ def _attribute_summary(attribute: _Attribute, everyone: GroupCounts, *, min_grou
         withheld=tuple(name for name in attribute.names if name not in rates),
         verdict=judge(attribute.shown_counts, attribute.shown_names, everyone, gaps, min_group_size=min_group_size),
     )
-
-
-def _scores(table: IntArray, positive: int) -> tuple[FloatArray, FloatArray]:
-    """Counts per bin of everybody with the favorable label, and of everybody else."""
-    pooled = table.sum(axis=0).astype(np.float64)
-    return pooled[positive], pooled.sum(axis=0) - pooled[positive]

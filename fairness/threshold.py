@@ -20,8 +20,9 @@ def base_rate_edge(table: IntArray, favorable: int) -> int:
 
     Parameters
     ----------
-    table : int64[G, L, BINS]
-        Pooled validation histogram of any attribute.
+    table : int64[..., L, BINS]
+        Pooled validation histogram of any attribute, or a score table (``layout.FINE``). It may be noisy: whom an edge misplaces
+        (false positives minus false negatives) is a sum of BINS cells, so its noise is 8 times that of a cell.
     favorable : int
         Index of the favorable label.
 
@@ -30,10 +31,11 @@ def base_rate_edge(table: IntArray, favorable: int) -> int:
     FedethosError
         AGG-735 when the table counts nobody.
     """
-    people = int(table.sum())
+    scores = table.reshape(-1, *table.shape[-2:]).sum(axis=0)
+    people = int(scores.sum())
     if people < 1:
         raise FedethosError("AGG-735", "The validation histogram counts nobody.", fix="Enlarge data.split.validation or data.limit.")
-    favored = int(table[:, favorable].sum())
+    favored = int(scores[favorable].sum())
     edges = np.arange(1, BINS)
-    selected = people - np.cumsum(table.sum(axis=(0, 1)))[:-1]
+    selected = people - np.cumsum(scores.sum(axis=0))[:-1]
     return int(edges[np.lexsort((edges, np.abs(edges - FIXED_EDGE), np.abs(selected - favored)))[0]])

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from fedethos.fairness.counts import GroupCounts
-from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.intervals import Estimate, critical
 from fedethos.fairness.metrics import difference
 
 LEAST_SEPARATION = 0.1
@@ -47,7 +47,8 @@ def judge(shown: GroupCounts, names: Sequence[str], everyone: GroupCounts, gaps:
     gaps : mapping
         Estimates by metric name, as in ``result.json``.
     min_group_size : int
-        A group tells how well the model separates when it has this many people with the favorable label and as many without.
+        A group tells how well the model separates when it has this many people with the favorable label and as many without,
+        whatever the noise in their counts.
     """
     reason = _near_constant(shown, names, everyone, min_group_size)
     if reason is not None:
@@ -79,7 +80,9 @@ _FOUR_FIFTHS_SENTENCES: Mapping[FourFifths, str] = {
 
 def _near_constant(shown: GroupCounts, names: Sequence[str], everyone: GroupCounts, min_group_size: int) -> str | None:
     """Why the model counts as near-constant, or could not be shown not to be; None when it is neither."""
-    measurable = np.minimum(shown.positives.value, shown.negatives.value) >= min_group_size
+    z = critical()
+    fewest = [count.value - z * np.sqrt(count.variance) for count in (shown.positives, shown.negatives)]
+    measurable = np.minimum(*fewest) >= min_group_size
     if not measurable.any():
         return (
             f"no group has {min_group_size} people with the favorable label and as many without, "

@@ -31,7 +31,7 @@ def discrete_gaussian(sigma: float, count: int, source: RandomSource) -> npt.NDA
 
 
 def discrete_gaussian_variance(sigma: float) -> float:
-    """Variance of one draw. Never above sigma^2 (proposition 1 of the same paper), and well below it for a sigma under 0.5."""
+    """Variance of one draw: never above sigma^2, and well below it for a sigma under 0.5."""
     x = np.arange(1, math.ceil(12.0 * sigma) + 2, dtype=np.float64)
     weights = np.exp(-((x / sigma) ** 2) / 2.0)
     return float(2.0 * (x**2 @ weights) / (1.0 + 2.0 * weights.sum()))

@@ -18,6 +18,7 @@ from fedethos.cli_audit import audit
 from fedethos.cli_config import config_app
 from fedethos.cli_env import env
 from fedethos.cli_models import models_app
+from fedethos.cli_plan import plan
 from fedethos.cli_privacy import privacy_app
 from fedethos.cli_run import demo, report, resume, simulate
 from fedethos.errors import FedethosError
@@ -36,6 +37,7 @@ for _verb in (demo, simulate, resume, report):
     app.command()(_verb)
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
+privacy_app.command()(plan)
 privacy_app.command()(audit)
 app.add_typer(privacy_app, name="privacy")
 app.command()(env)

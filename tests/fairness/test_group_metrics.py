@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedethos.fairness import metrics
 from fedethos.fairness.counts import GroupCounts
-from fedethos.fairness.histograms import EDGES, histogram
+from fedethos.fairness.histograms import EDGES, confusion, histogram
 from fedethos.fairness.ranking import delong_variance, roc_auc
 
 EXACT = 1e-12
@@ -33,7 +33,7 @@ def pooled(seed, people, favorable):
 def test_equals_fairlearn_and_sklearn_on_pooled_predictions(seed, people, edge, favorable):
     scores, label, group, table = pooled(seed, people, favorable)
     truth, predicted = (label == favorable).astype(int), (scores >= EDGES[edge]).astype(int)
-    counts = GroupCounts.of(table, edge=edge, favorable=favorable)
+    counts = GroupCounts.of(confusion(table, edge), favorable=favorable)
     everyone = counts.total()
 
     for ours, reference in [
@@ -66,11 +66,7 @@ def test_equals_fairlearn_and_sklearn_on_pooled_predictions(seed, people, edge, 
 
 def counts_of(rows):
     """GroupCounts from rows of (tp, fn, fp, tn)."""
-    table = np.zeros((len(rows), 2, 64), dtype=np.int64)
-    for group, (tp, fn, fp, tn) in enumerate(rows):
-        table[group, 1, [40, 20]] = tp, fn
-        table[group, 0, [40, 20]] = fp, tn
-    return GroupCounts.of(table, edge=32, favorable=1)
+    return GroupCounts.of(np.array([[(tn, fp), (fn, tp)] for tp, fn, fp, tn in rows]), favorable=1)
 
 
 def test_a_group_without_positives_is_left_out_where_fairlearn_counts_it_as_zero():

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
+from fedethos.errors import FedethosError
 from fedethos.fairness.counts import GroupCounts
 from fedethos.fairness.estimates import gap_estimates
 from fedethos.fairness.histograms import EDGES, OVERALL, histogram, pool, table_shapes
 from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.layout import FINE, Layout
 from fedethos.fairness.summary import summarise
 from fedethos.fairness.verdict import four_fifths_rule, judge
 
@@ -132,9 +134,16 @@ def test_noise_widens_every_interval():
         return [one.high - one.low for one in [*summary.metrics.values(), *summary.fairness["sex"].gaps.values()]]
 
     world = World()
-    assert all(noisy > exact for noisy, exact in zip(widths(world.summary(noise_variance=9.0)), widths(world.summary()), strict=True))
-    count = world.summary(noise_variance=9.0).fairness["sex"].groups["Female"]["count"]
-    assert count.high - count.value == pytest.approx(1.959964 * np.sqrt(9.0 * 128), rel=1e-6)
+    world.tables = Layout(FINE, EDGE).tables(world.tables)
+    noisy, exact = (world.summary(edge=None, noise_variance=variance) for variance in (9.0, 0.0))
+    assert all(wide > narrow for wide, narrow in zip(widths(noisy), widths(exact), strict=True))
+    count = noisy.fairness["sex"].groups["Female"]["count"]
+    assert count.high - count.value == pytest.approx(1.959964 * np.sqrt(9.0 * 4), rel=1e-6)
+
+
+def test_full_histograms_are_never_taken_for_noisy_tables():
+    with pytest.raises(FedethosError, match="AGG-736"):
+        World().summary(noise_variance=9.0)
 
 
 def test_a_job_without_sensitive_attributes_has_overall_metrics_only():
@@ -156,10 +165,7 @@ def test_nobody_means_nothing_is_defined():
 
 def groups_of(rows):
     """GroupCounts from rows of (tp, fn, fp, tn)."""
-    table = np.zeros((len(rows), 2, 64), dtype=np.int64)
-    table[:, 1, [40, 20]] = [row[:2] for row in rows]
-    table[:, 0, [40, 20]] = [row[2:] for row in rows]
-    return GroupCounts.of(table, edge=EDGE, favorable=1)
+    return GroupCounts.of(np.array([[(tn, fp), (fn, tp)] for tp, fn, fp, tn in rows]), favorable=1)
 
 
 def verdict_of(rows, tolerance=0.1):
@@ -172,10 +178,10 @@ def test_a_measured_verdict_names_the_largest_gap():
     verdict = verdict_of([(800, 200, 100, 900), (500, 500, 100, 900)])
     assert verdict.status == "measured"
     assert verdict.four_fifths == "fail"  # selection rates .30 and .45
-    assert "equal_opportunity_difference" in verdict.sentence
+    assert "equal-opportunity difference" in verdict.sentence
     assert "true positive rate is lowest for group 1 and highest for group 0" in verdict.sentence
     by_false_positives = verdict_of([(800, 200, 100, 900), (780, 220, 500, 500)])
-    assert "equalized_odds_difference" in by_false_positives.sentence
+    assert "equalized-odds difference" in by_false_positives.sentence
     assert "false positive rate is lowest for group 0 and highest for group 1" in by_false_positives.sentence
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedethos.errors import FedethosError
+from fedethos.fairness.counts import Count
 from fedethos.fairness.histograms import BINS, EDGES, confusion, histogram
 from fedethos.fairness.suppression import withheld
 from fedethos.fairness.threshold import FIXED_EDGE, base_rate_edge
@@ -40,6 +41,10 @@ def test_base_rate_edge_needs_people():
         base_rate_edge(np.zeros((2, 2, BINS), dtype=np.int64), 1)
 
 
+def sizes(people, variance=0.0):
+    return Count(np.array(people, dtype=np.float64), np.full(len(people), variance))
+
+
 @pytest.mark.parametrize(
     ("people", "hidden"),
     [
@@ -54,11 +59,30 @@ def test_base_rate_edge_needs_people():
     ],
 )
 def test_small_groups_are_withheld_with_a_complement(people, hidden):
-    assert withheld(np.array(people, dtype=np.float64), 11) == hidden
+    assert withheld(sizes(people), 11) == hidden
+
+
+@pytest.mark.parametrize(
+    ("people", "hidden"),
+    [
+        ([100, 200, 6], (2,)),  # an empty group looks like this; a complement would hide somebody for nothing
+        ([100, 200, -6], (2,)),
+        ([100, 200, 30], ()),
+        ([100, 20, 6], (2,)),
+        ([100, 200, 16], (2,)),  # 3.2 standard deviations
+        ([100, 200, 17], ()),
+    ],
+)
+def test_a_noisy_group_that_may_be_empty_is_withheld_without_a_complement(people, hidden):
+    assert withheld(sizes(people, variance=25.0), 11) == hidden
+
+
+def test_a_small_group_that_is_surely_there_calls_for_a_complement_in_spite_of_little_noise():
+    assert withheld(sizes([100, 200, 10], variance=9.0), 11) == (0, 2)
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=6))
 def test_no_small_group_is_shown_or_recoverable(people):
-    hidden = withheld(np.array(people, dtype=np.float64), 11)
+    hidden = withheld(sizes(people), 11)
     assert all(size == 0 or size >= 11 for group, size in enumerate(people) if group not in hidden)
     assert len(hidden) != 1 or sum(size > 0 for size in people) == 1

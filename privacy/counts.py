@@ -1,0 +1,191 @@
+"""Private group counts: which tables a job releases and how often, how much noise they need, and the noise itself.
+
+One person falls into one cell of each table, with all of at most m rows, so k tables have L2 sensitivity m·sqrt(k) under
+add-remove and m·sqrt(2k) under replace-one (``CountRelease.l2_sensitivity``). The noise is discrete Gaussian and is accounted as
+discrete (``composition.py``). Everything here follows from the job alone: no record and no declared size is looked at.
+
+A release has one or both of two parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
+label × prediction (without any attribute: one of everybody). Schedule: both parts of the test people once, at the end; validation
+scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+
+from fedethos.errors import FedethosError
+from fedethos.job import Job
+from fedethos.privacy.composition import epsilon as epsilon_of
+from fedethos.privacy.discrete_gaussian import discrete_gaussian, discrete_gaussian_variance
+from fedethos.privacy.events import Adjacency, Allotment, CountRelease, Population
+from fedethos.privacy.randomness import RandomSource
+
+if TYPE_CHECKING:
+    from fedethos.privacy.ledger_plan import Receipt, Release
+
+Tables = Mapping[str, npt.NDArray[np.int64]]
+
+REPLACE_ONE_SHARE = 0.3
+"""Share of epsilon that counts may cost under replace-one, where they are paid together with training: 9 % of its noise budget."""
+
+_PRECISION = 1e-3  # of the noise, relative
+_LEAST_SIGMA = 0.3
+_MOST_NOISE = 1e3  # sigma over sensitivity: epsilon .004 at delta 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountPlan:
+    """``releases`` times the same tables on the people of one split."""
+
+    parts: tuple[str, ...]
+    release: CountRelease
+    releases: int
+
+    @property
+    def population(self) -> Population:
+        return self.release.population
+
+    @property
+    def cell_variance(self) -> float:
+        """Variance of the noise that one site adds to one cell."""
+        return discrete_gaussian_variance(self.release.sigma)
+
+    @property
+    def allotment(self) -> Allotment:
+        return Allotment(purpose=purpose_of(self.parts, self.population), event=self.release, times=self.releases)
+
+
+def purpose_of(parts: Iterable[str], population: Population) -> str:
+    """Name of the allotment that pays for a release of these parts, such as ``groups+scores/test``."""
+    return f"{'+'.join(sorted(parts))}/{population}"
+
+
+def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
+    """What a site of this job releases about its validation and test people; nothing under ``privacy.mode: none``.
+
+    Under add-remove a person is in one split only: each split may cost the job's whole epsilon, beside training. Under replace-one
+    the splits and training are paid together, and all counts get ``REPLACE_ONE_SHARE`` of it.
+
+    Raises
+    ------
+    FedethosError
+        PRIV-302 when no amount of noise keeps the budget.
+    """
+    privacy = job.privacy
+    if privacy.mode == "none" or privacy.epsilon is None:
+        return ()
+    schedule = _schedule(job)
+    cells: dict[Population, int] = {}  # moved by one unit, over all releases of a split
+    for _, population, tables, releases in schedule:
+        cells[population] = cells.get(population, 0) + tables * releases
+    budget = privacy.epsilon
+    if privacy.adjacency == "replace-one":
+        cells, budget = dict.fromkeys(cells, sum(cells.values())), REPLACE_ONE_SHARE * budget
+    return tuple(
+        CountPlan(
+            parts=parts,
+            release=CountRelease(
+                sigma=sigma_for(
+                    tables=cells[population], rows=rows_per_unit, epsilon=budget, delta=privacy.delta, adjacency=privacy.adjacency
+                ),
+                rows=rows_per_unit,
+                tables=tables,
+                population=population,
+            ),
+            releases=releases,
+        )
+        for parts, population, tables, releases in schedule
+    )
+
+
+def release_counts(tables: Tables, receipt: Receipt, source: RandomSource) -> Release[dict[str, npt.NDArray[np.int64]]]:
+    """``tables`` with the noise that ``receipt`` paid for. Errors as for ``noisy_tables``, and PRIV-317 for a receipt that was used."""
+    event = receipt.event
+    if not isinstance(event, CountRelease):
+        raise _unpaid("Counts were built, and a receipt for something else was given.")
+    return receipt.release(noisy_tables(tables, event, source), event=event)
+
+
+def noisy_tables(tables: Tables, release: CountRelease, source: RandomSource) -> dict[str, npt.NDArray[np.int64]]:
+    """``tables`` with independent noise in every cell. Cells may become negative: clamping would bias small groups.
+
+    Parameters
+    ----------
+    tables : mapping of int64 arrays
+        Exact counts, each a partition of the same people. The caller has cut every unit to ``release.rows`` rows.
+
+    Raises
+    ------
+    FedethosError
+        PRIV-331 when there are other tables than ``release`` describes: their cost would be wrong.
+    """
+    if len(tables) != release.tables:
+        raise _unpaid(f"{len(tables)} count tables were built, and {release.tables} are paid for.")
+    return {
+        name: table + discrete_gaussian(release.sigma, table.size, source).reshape(table.shape) for name, table in sorted(tables.items())
+    }
+
+
+@lru_cache(maxsize=64)
+def sigma_for(*, tables: int, rows: int, epsilon: float, delta: float, adjacency: Adjacency) -> float:
+    """The smallest parameter (to 0.1 %) at which ``tables`` tables of the same people cost at most ``epsilon``.
+
+    Raises
+    ------
+    FedethosError
+        PRIV-302 when no noise up to 1,000 times the sensitivity does.
+    """
+
+    def excess(log_sigma: float) -> float:
+        release = CountRelease(sigma=math.exp(log_sigma), rows=rows, tables=tables, population="test")
+        spent = epsilon_of([Allotment(purpose="counts", event=release, times=1)], delta=delta, adjacency=adjacency)
+        return math.log(max(spent, 1e-12) / epsilon)
+
+    most = math.log(_MOST_NOISE * rows * math.sqrt(tables))
+    low = high = math.log(_first_guess(tables, rows, epsilon, delta))
+    while high > most or excess(high) > 0.0:  # in this order: the loss of an endless noise would fill the memory
+        if high > most:
+            raise FedethosError(
+                "PRIV-302",
+                f"No reasonable noise keeps {tables} count tables within epsilon {epsilon:g} at delta {delta:g}.",
+                where="privacy.epsilon",
+                fix="Raise privacy.epsilon or privacy.delta.",
+            )
+        low, high = high, high + 0.3
+    while excess(low) <= 0.0 and low > math.log(_LEAST_SIGMA):
+        low -= 0.3
+    found = float(brentq(excess, low, high, xtol=_PRECISION / 2)) if excess(low) > 0.0 else low
+    while excess(found) > 0.0:
+        found += _PRECISION / 2
+    return math.exp(found)
+
+
+def _first_guess(tables: int, rows: int, epsilon: float, delta: float) -> float:
+    """Noise by zero-concentrated privacy, rho = (sqrt(epsilon + log(1/delta)) - sqrt(log(1/delta)))^2: somewhat too much."""
+    root = math.sqrt(math.log(1.0 / delta))
+    rho = (math.sqrt(epsilon + root**2) - root) ** 2
+    return max(_LEAST_SIGMA, rows * math.sqrt(tables / (2.0 * rho)))
+
+
+def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
+    """(parts, split, tables a release, releases)."""
+    attributes = max(1, len(job.data.sensitive))
+    rule, rounds = job.federation.early_stop, job.federation.rounds
+    schedule: list[tuple[tuple[str, ...], Population, int, int]] = [(("scores", "groups"), "test", 1 + attributes, 1)]
+    if rule is not None or job.fairness.thresholds == "pooled":
+        schedule.append((("scores",), "validation", 1, rounds if rule else 1))
+    if rule is not None and rule.metric == "worst_group_accuracy":
+        schedule.append((("groups",), "validation", attributes, rounds))
+    return schedule
+
+
+def _unpaid(what: str) -> FedethosError:
+    return FedethosError("PRIV-331", what, why="The noise is planned for the tables that one person is in. Nothing was sent.")
