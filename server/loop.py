@@ -38,7 +38,8 @@ class Coordination:
     """All that a run needs besides the grid.
 
     ``initial``: trainable tensors before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation
-    that only a simulation has. ``export`` writes the final adapter in PEFT's format into a folder.
+    that only a simulation has. ``export`` writes the final adapter in PEFT's format into a folder. ``started`` is the monotonic
+    time at which this process began its work on the run.
     """
 
     job: Job
@@ -50,6 +51,7 @@ class Coordination:
     export: Callable[[Arrays, Path], None]
     observer: Observer
     engine: str
+    started: float
     oracle: ExactMeasure | None = None
 
 
@@ -65,8 +67,10 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
     measure = _measure(grid, plan)
     state = load_state(plan.folder, plan.frozen, say=plan.observer.stage)
     _set_up_sites(grid, plan)
+    preparation = time.monotonic() - plan.started
     if state is None:
         state = _base_model_round(plan, measure)
+    state = state.remembering(seconds=state.memory.seconds + preparation)
     while state.round < plan.job.federation.rounds and not _stops_early(state, plan.job):
         state = _train_round(grid, plan, state, measure)
     plan.observer.stage("Testing the final adapter")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,13 +73,14 @@ def resume(out: Path, *, observer: Observer) -> Path:
 
 def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer) -> None:
     quiet_logs()
+    started = time.monotonic()
     with (
         _incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
         open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer) as federation,
     ):
         base_weights = weights_hash(federation.model.model)
-        plan = _coordination(job, folder, federation, observer)
+        plan = _coordination(job, folder, federation, observer, started)
         if not folder.manifest.exists():
             folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
         app = build_client_app(lambda context: federation.nodes[context.node_id])
@@ -88,7 +90,7 @@ def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Obser
     render_report(folder.path)
 
 
-def _coordination(job: Job, folder: RunFolder, federation: Federation, observer: Observer) -> Coordination:
+def _coordination(job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float) -> Coordination:
     model = federation.model
 
     def export(arrays: Arrays, where: Path) -> None:
@@ -105,6 +107,7 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
         export=export,
         observer=observer,
         engine=ENGINE,
+        started=started,
         oracle=Oracle(list(federation.nodes.values())),
     )
 

@@ -1,6 +1,7 @@
 """The round loop against sites that are late, broken or hostile. Tensors and weights are small enough to work out by hand."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def federate(
             export=lambda arrays, where: np.save(tmp_path / "final.npy", arrays["w"]),
             observer=Silent(),
             engine="test",
+            started=time.monotonic(),
         )
         build_server_app(coordination)(Grid(app, contexts, wire=True), contexts[1])
     return [json.loads(line) for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()]
