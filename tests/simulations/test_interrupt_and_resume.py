@@ -11,11 +11,16 @@ import pytest
 
 from fedethos.cli import run
 
-LONG = {"local_steps": 25, "batch_size": 32, "learning_rate": 0.01}
+LONG = {"local_steps": 60, "batch_size": 32, "learning_rate": 0.01}
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from fedethos.cli import main; main()", *arguments]
+
+
+def hears_interrupts() -> None:
+    """A shell starts background jobs deaf to SIGINT, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def result(out: Path) -> dict[str, object]:
@@ -47,7 +52,11 @@ def test_a_run_ended_in_round_two_resumes_to_the_same_numbers(write_job, tmp_pat
 
     out = tmp_path / "cut"
     process = subprocess.Popen(
-        command("simulate", str(job_file), "--out", str(out)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("simulate", str(job_file), "--out", str(out)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_interrupts,
     )
     wait_for_round(process, out, 1)
     process.send_signal(ending)
