@@ -12,11 +12,13 @@ import fedethos
 from fedethos.client.evaluator import score, tabulate
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
-from fedethos.client.release import TRAIN_PURPOSE, from_bytes, paid_update, unprotected_update
+from fedethos.client.release import TRAIN_PURPOSE, paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
+from fedethos.fairness.layout import Layout
 from fedethos.job import Job
-from fedethos.messages import Basis, EvaluateReply, Request, SetupReply, SplitName, TrainReply
+from fedethos.messages import Basis, EvaluateReply, Request, SetupReply, SplitName, Tables, TrainReply
+from fedethos.privacy.counts import purpose_of, release_counts
 from fedethos.privacy.engine import ClippingEngine, PlainEngine
 from fedethos.privacy.events import TrainingSteps
 from fedethos.privacy.fused import FusedEngine
@@ -25,7 +27,7 @@ from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
 
-SourceOf = Callable[[int, int], RandomSource]  # (round, step) -> random numbers
+SourceOf = Callable[..., RandomSource]  # (round, step) for training, (purpose, round) for counts -> random numbers
 
 
 @dataclass
@@ -56,24 +58,24 @@ class Node:
             self._train(request.round, PlainEngine(), noise_multiplier=0.0)
             return unprotected_update(self.model.read(), self.job)
         if (stored := self.ledger.stored_reply(TRAIN_PURPOSE, request.round)) is not None:
-            return from_bytes(stored)
+            return stored_update(stored)
         self._load(request)
         return self._train_privately(request.round, self.ledger)
 
     def evaluate(self, request: Request) -> EvaluateReply:
-        """Exact counts, which may leave only when the job says ``privacy.mode: none``."""
+        """Counts of this site's validation or test people: noisy ones that the ledger paid for, exact ones under ``privacy.mode: none``."""
         self._check(request, rounds=range(self.job.federation.rounds + 1))
-        if self.ledger is not None:
+        if request.split is None:
+            raise FedethosError("SEC-630", "An evaluate message names no split.")
+        if self.ledger is None:
+            return EvaluateReply(self._exact_counts(request, request.split), Basis.UNPROTECTED)
+        if request.cuts is None and request.edge is None:
             raise FedethosError(
                 "PRIV-330",
                 "Exact counts were asked for, but the job is private.",
                 why="A count without noise is not covered by the job's epsilon.",
             )
-        if request.split is None:
-            raise FedethosError("SEC-630", "An evaluate message names no split.")
-        self._load(request)
-        examples = self.examples[request.split]
-        return EvaluateReply(tabulate(score(self.model, examples, self._favorable), examples, self.job.data), Basis.UNPROTECTED)
+        return self._release_counts(request, request.split, Layout(request.cuts, request.edge), self.ledger)
 
     @property
     def _favorable(self) -> int:
@@ -92,6 +94,22 @@ class Node:
         rate = sampling_rate_of(self.job, self.declared_size)
         performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=training.local_steps)
         return paid_update(receipt.release(self.model.read(), event=performed), ledger)
+
+    def _release_counts(self, request: Request, split: SplitName, layout: Layout, ledger: CommittedPlan) -> EvaluateReply:
+        """Pay, count, add the noise that was paid for, record, and only then hand the counts over."""
+        purpose = purpose_of(layout.wanted, split)
+        if (stored := ledger.stored_reply(purpose, request.round)) is not None:
+            return stored_counts(stored)
+        if ledger.lost(purpose, request.round):
+            ledger.replan(purpose, 1 if split == "test" else max(1, self.job.federation.rounds - request.round + 1))
+        receipt = ledger.reserve(purpose, request.round)
+        exact = layout.tables(self._exact_counts(request, split))
+        return paid_counts(release_counts(exact, receipt, self.source_of(purpose, request.round)), ledger)
+
+    def _exact_counts(self, request: Request, split: SplitName) -> Tables:
+        self._load(request)
+        examples = self.examples[split]
+        return tabulate(score(self.model, examples, self._favorable), examples, self.job.data)
 
     def _train(self, round: int, engine: ClippingEngine, *, noise_multiplier: float) -> None:
         plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier)

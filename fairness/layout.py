@@ -57,6 +57,16 @@ class Layout:
         if not all(1 <= edge < BINS for edge in (*cuts, *edges)) or list(cuts) != sorted(set(cuts)):
             raise FedethosError("AGG-734", f"An edge of the count tables is not one of 1 to {BINS - 1}, or the cuts do not rise.")
 
+    @property
+    def wanted(self) -> tuple[Part, ...]:
+        """The parts that this layout asks for."""
+        wanted: list[Part] = []
+        if self.edge is not None:
+            wanted.append("groups")
+        if self.cuts is not None:
+            wanted.append("scores")
+        return tuple(wanted)
+
     def parts(self, tables: Tables) -> dict[Part, dict[str, IntArray]]:
         """The tables to release, by part, from a site's or everybody's full histograms."""
         parts: dict[Part, dict[str, IntArray]] = {}

@@ -23,7 +23,16 @@ from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.server.cohort import CohortGrid, choose_cohort
 from fedethos.server.exchange import Exchange, exchange, require_quorum
-from fedethos.server.measure import METRICS, EvaluateBySites, ExactMeasure, Measure, decision_edge, describe
+from fedethos.server.measure import (
+    METRICS,
+    EvaluateBySites,
+    ExactMeasure,
+    Measure,
+    ReleaseBySites,
+    decision_edge,
+    describe,
+    watched_metric,
+)
 from fedethos.server.outcome import Ending, write_outcome
 from fedethos.server.site import Site
 from fedethos.server.state import RunState, load_state, save_state, spending_after
@@ -64,7 +73,7 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
         AGG-710 when a round misses its quorum, AGG-711 when a site holds another base model. The last checkpoint stays
         whole, so that ``fedethos resume`` can continue.
     """
-    measure = _measure(grid, plan)
+    measure, release = _measures(grid, plan)
     state = load_state(plan.folder, plan.frozen, say=plan.observer.stage)
     _set_up_sites(grid, plan)
     preparation = time.monotonic() - plan.started
@@ -72,19 +81,25 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
         state = _base_model_round(plan, measure)
     state = state.remembering(seconds=state.memory.seconds + preparation)
     while state.round < plan.job.federation.rounds and not _stops_early(state, plan.job):
-        state = _train_round(grid, plan, state, measure)
+        state = _train_round(grid, plan, state, measure, release)
     plan.observer.stage("Testing the final adapter")
     plan.export(state.arrays, plan.folder.adapter)
     write_outcome(
-        plan.folder, Ending(job=plan.job, sites=plan.sites, initial=plan.initial, state=state, engine=plan.engine), measure, plan.oracle
+        plan.folder,
+        Ending(job=plan.job, sites=plan.sites, initial=plan.initial, state=state, engine=plan.engine),
+        release or measure,
+        plan.oracle,
     )
 
 
-def _measure(grid: Grid, plan: Coordination) -> Measure | None:
-    """What the metrics are made from: the sites' exact counts without privacy, else the simulation's own evaluation."""
+def _measures(grid: Grid, plan: Coordination) -> tuple[Measure | None, ReleaseBySites | None]:
+    """What the metrics per round are made from, and the charged counts of a private job.
+
+    Without privacy the sites send exact counts. With it nothing is released per round: a simulation shows its own evaluation.
+    """
     if plan.job.privacy.mode == "none":
-        return EvaluateBySites(grid, plan.job, plan.job.name, plan.sites)
-    return plan.oracle
+        return EvaluateBySites(grid, plan.job, plan.job.name, plan.sites), None
+    return plan.oracle, ReleaseBySites(grid, plan.job, plan.job.name, plan.sites)
 
 
 def _request(plan: Coordination, round: int, arrays: Arrays) -> Request:
@@ -108,10 +123,10 @@ def _base_model_round(plan: Coordination, measure: Measure | None) -> RunState:
     """Round 0: the untouched base model."""
     plan.observer.stage("Measuring the untouched base model")
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
-    return _close_round(plan, state, measure, began=time.monotonic(), sites={}, outcome=Exchange())
+    return _close_round(plan, state, measure, None, began=time.monotonic(), sites={}, outcome=Exchange())
 
 
-def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measure | None) -> RunState:
+def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
     job, number, began = plan.job, state.round + 1, time.monotonic()
     cohort = choose_cohort(
         plan.sites, fraction=job.federation.fraction, min_sites=job.federation.min_sites, seed=job.simulation.seed, round=number
@@ -143,7 +158,7 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
         }
     )
     trained = RunState(number, arrays, memory, strategy_arrays(strategy))
-    return _close_round(plan, trained, measure, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
+    return _close_round(plan, trained, measure, release, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
 
 
 def _train_messages(
@@ -195,7 +210,14 @@ def _aggregate(
 
 
 def _close_round(
-    plan: Coordination, state: RunState, measure: Measure | None, *, began: float, sites: Mapping[str, str], outcome: Exchange
+    plan: Coordination,
+    state: RunState,
+    measure: Measure | None,
+    release: ReleaseBySites | None,
+    *,
+    began: float,
+    sites: Mapping[str, str],
+    outcome: Exchange,
 ) -> RunState:
     """Measure, write the line in rounds.jsonl, then the checkpoint: a line without its checkpoint is cut off on resume."""
     metrics: dict[str, JsonValue] = dict.fromkeys(METRICS)  # null: nothing was released
@@ -206,12 +228,19 @@ def _close_round(
         plain = describe(validation, decision_edge(validation.tables, plan.job), plan.job).plain()
         metrics, fairness = plain["metrics"], plain["fairness"]
         bytes_up, bytes_down = bytes_up + validation.bytes_up, bytes_down + validation.bytes_down
+    rule, watched = plan.job.federation.early_stop, None
+    if rule is not None and state.round > 0:
+        watched = metrics[rule.metric]
+        if release is not None:
+            watched, asked = watched_metric(release, state.arrays, state.round, rule.metric)
+            bytes_up += sum(one.bytes_up for one in asked)
+            bytes_down += sum(one.bytes_down for one in asked)
     seconds = time.monotonic() - began
     state = state.remembering(
         bytes_up=state.memory.bytes_up + bytes_up,
         bytes_down=state.memory.bytes_down + bytes_down,
         seconds=state.memory.seconds + seconds,
-        **_patience(state, metrics, plan.job),
+        **_patience(state, watched, plan.job),
     )
     private = plan.job.privacy.mode != "none"
     record: dict[str, JsonValue] = {
@@ -233,10 +262,9 @@ def _close_round(
     return state
 
 
-def _patience(state: RunState, metrics: Mapping[str, JsonValue], job: Job) -> dict[str, float | int | None]:
+def _patience(state: RunState, value: JsonValue, job: Job) -> dict[str, float | int | None]:
     """Count rounds without a gain of the early-stop metric; round 0 sets no mark."""
     rule = job.federation.early_stop
-    value = metrics[rule.metric] if rule and state.round > 0 else None
     if rule is None or not isinstance(value, float):
         return {}
     if state.memory.best is None or value > state.memory.best + rule.min_delta:

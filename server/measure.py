@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import check_tables, pool, table_shapes
-from fedethos.fairness.summary import Summary, summarise
+from fedethos.fairness.layout import FINE, SCORES, Layout
+from fedethos.fairness.summary import Summary, summarise, summarise_scores
 from fedethos.fairness.threshold import FIXED_EDGE, base_rate_edge
 from fedethos.job import Job
 from fedethos.messages import EVALUATE, Arrays, EvaluateReply, Reply, Request, SplitName, Tables, encode_request
-from fedethos.server.exchange import exchange, require_quorum
+from fedethos.privacy.discrete_gaussian import discrete_gaussian_variance
+from fedethos.server.exchange import Exchange, exchange, require_quorum
 from fedethos.server.site import Site
 
 MeasureBasis = Literal["oracle", "unprotected", "released"]
@@ -23,10 +27,15 @@ METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accura
 
 @dataclass(frozen=True)
 class Measurement:
-    """``tables``: attribute -> int64[groups, labels, bins] over all sites. ``exact_auc`` only from exact scores."""
+    """``tables`` summed over all sites: full histograms by attribute, or the noisy tables of a ``Layout``.
+
+    ``exact_auc`` only from exact scores. ``noise_variance``: of one cell of the sum. ``epsilon``: what each site has spent, this included.
+    """
 
     tables: Tables
     exact_auc: float | None = None
+    noise_variance: float = 0.0
+    epsilon: Mapping[str, float] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -49,7 +58,7 @@ class ExactMeasure(Measure, Protocol):
 
 @dataclass(frozen=True)
 class EvaluateBySites:
-    """Ask every site by message. Until private counts are paid from a ledger, sites answer only under ``privacy.mode: none``."""
+    """Ask every site for its exact counts by message; sites answer only under ``privacy.mode: none``."""
 
     grid: Grid
     job: Job
@@ -59,11 +68,7 @@ class EvaluateBySites:
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement:
         request = Request(job_sha256=self.job.sha256, run=self.run, round=round, attempt=0, arrays=arrays, split=split)
-        messages = [Message(encode_request(EVALUATE, request), node_id, EVALUATE, group_id=str(round)) for node_id in self.sites]
-        outcome = exchange(
-            self.grid, messages, self.sites, deadline=self.job.federation.deadline, validate=self._check, on_state=lambda *_: None
-        )
-        require_quorum(outcome, self.job.federation.min_sites, doing=f"evaluation of round {round}")
+        outcome = ask_everybody(self.grid, self.job, self.sites, request, self._check)
         tables = [reply.tables for reply in outcome.replies.values() if isinstance(reply, EvaluateReply)]
         return Measurement(pool(tables, self._shapes), bytes_up=outcome.bytes_up, bytes_down=outcome.bytes_down)
 
@@ -76,12 +81,64 @@ class EvaluateBySites:
         return shapes_of(self.job)
 
 
+@dataclass(frozen=True)
+class ReleaseBySites:
+    """Ask every site for noisy counts, which its ledger has paid for."""
+
+    grid: Grid
+    job: Job
+    run: str
+    sites: Mapping[int, Site]
+    basis: MeasureBasis = "released"
+
+    def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
+        shapes = layout.shapes(self.job.data.sensitive, len(self.job.data.label.values))
+
+        def check(site: Site, reply: Reply) -> None:
+            if not isinstance(reply, EvaluateReply):
+                return
+            if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
+                raise FedethosError("AGG-705", "Counts of a private job do not say how much noise is in them.")
+            check_tables(reply.tables, shapes, charged=True)
+
+        request = Request(
+            job_sha256=self.job.sha256,
+            run=self.run,
+            round=round,
+            attempt=0,
+            arrays=arrays,
+            split=split,
+            cuts=layout.cuts,
+            edge=layout.edge,
+        )
+        outcome = ask_everybody(self.grid, self.job, self.sites, request, check)
+        replies = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, EvaluateReply)}
+        return Measurement(
+            pool([reply.tables for reply in replies.values()], shapes, charged=True),
+            noise_variance=sum(discrete_gaussian_variance(reply.sigma) for reply in replies.values() if reply.sigma is not None),
+            epsilon={name: reply.epsilon for name, reply in replies.items() if reply.epsilon is not None},
+            bytes_up=outcome.bytes_up,
+            bytes_down=outcome.bytes_down,
+        )
+
+
+def ask_everybody(grid: Grid, job: Job, sites: Mapping[int, Site], request: Request, validate: Callable[[Site, Reply], None]) -> Exchange:
+    """One evaluate message to every site. AGG-710 below the quorum."""
+    messages = [Message(encode_request(EVALUATE, request), node_id, EVALUATE, group_id=str(request.round)) for node_id in sites]
+    outcome = exchange(grid, messages, sites, deadline=job.federation.deadline, validate=validate, on_state=lambda *_: None)
+    require_quorum(outcome, job.federation.min_sites, doing=f"evaluation of round {request.round}")
+    return outcome
+
+
 def decision_edge(validation: Tables, job: Job) -> int:
-    """Bin edge of the decision threshold (``fairness.thresholds``), from pooled validation tables."""
+    """Bin edge of the decision threshold (``fairness.thresholds``), from any pooled validation table with fine bins."""
     if job.fairness.thresholds == "fixed":
         return FIXED_EDGE
-    favorable = job.data.label.values.index(job.data.label.favorable)
-    return base_rate_edge(next(iter(validation.values())), favorable)
+    return base_rate_edge(next(iter(validation.values())), favorable_index(job))
+
+
+def favorable_index(job: Job) -> int:
+    return job.data.label.values.index(job.data.label.favorable)
 
 
 def shapes_of(job: Job) -> dict[str, tuple[int, int, int]]:
@@ -89,8 +146,11 @@ def shapes_of(job: Job) -> dict[str, tuple[int, int, int]]:
     return table_shapes(job.data.sensitive, len(job.data.label.values))
 
 
-def describe(measurement: Measurement, edge: int, job: Job, *, withhold: bool = True) -> Summary:
-    """Metrics with intervals at the given threshold. Small groups are withheld unless only a simulation sees the result."""
+def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: bool = True) -> Summary:
+    """Metrics with intervals at the threshold ``edge``; None for tables that the sites have cut already.
+
+    Small groups are withheld unless only a simulation sees the result.
+    """
     return summarise(
         measurement.tables,
         edge=edge,
@@ -99,5 +159,22 @@ def describe(measurement: Measurement, edge: int, job: Job, *, withhold: bool = 
         favorable=job.data.label.favorable,
         min_group_size=job.privacy.metrics.min_group_size if withhold else 1,
         tolerance=job.privacy.metrics.tolerance,
+        noise_variance=measurement.noise_variance,
         exact_auc=measurement.exact_auc,
     )
+
+
+def watched_metric(release: ReleaseBySites, arrays: Arrays, round: int, metric: str) -> tuple[float | None, list[Measurement]]:
+    """The early-stop metric from charged validation counts, and what was asked for it.
+
+    Everybody's scores are enough, but for the worst group its tables are asked for too.
+    """
+    job = release.job
+    scores = release(arrays, "validation", round, Layout(cuts=FINE))
+    edge = decision_edge(scores.tables, job)
+    if metric != "worst_group_accuracy":
+        table, noise = scores.tables[SCORES], scores.noise_variance
+        return summarise_scores(table, edge=edge, favorable=favorable_index(job), noise_variance=noise)[metric].value, [scores]
+    groups = release(arrays, "validation", round, Layout(edge=edge))
+    both = replace(groups, tables={**scores.tables, **groups.tables})
+    return describe(both, None, job).metrics[metric].value, [scores, groups]

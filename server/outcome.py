@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from fedethos.fairness.histograms import EDGES
 from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, score_cuts
 from fedethos.fairness.summary import Summary
+from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.messages import Arrays, SplitName, Tables
 from fedethos.privacy.accounting import ACCOUNTANT
 from fedethos.privacy.plan import plan_training
+from fedethos.privacy.planner import training_noise
 from fedethos.runfolder import RunFolder
-from fedethos.server.measure import METRICS, ExactMeasure, Measure, Measurement, decision_edge, describe
+from fedethos.server.measure import METRICS, ExactMeasure, Measure, Measurement, ReleaseBySites, decision_edge, describe
 from fedethos.server.site import Site
 from fedethos.server.state import RunState
 from fedethos.storage import JsonValue
 
-TRAINING_ONLY = "Epsilon covers training only; evaluation is exact, which only a simulation may do."
+COVERED = "Epsilon covers training and every count that was released."
 NO_PRIVACY = "No privacy protection"
 SEEDED = "Simulation, not a guarantee"
 
@@ -39,14 +42,18 @@ class Ending:
 
 @dataclass(frozen=True)
 class _Figures:
-    """The final adapter and the base model on the test people, each at its own threshold. ``edge`` is the final one's."""
+    """The final adapter and the base model on the test people, each at its own threshold. ``edge`` is the final one's.
+
+    ``baseline`` is None where nothing was released about it; ``epsilon``: what each site has spent after these counts.
+    """
 
     edge: int
     final: Summary
-    baseline: Summary
+    baseline: Summary | None
     people: Mapping[SplitName, int]
     bytes_up: int
     bytes_down: int
+    epsilon: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,16 +64,21 @@ class _Measured:
     final: tuple[Measurement, Measurement]
 
 
-def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | None, oracle: ExactMeasure | None) -> None:
+def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseBySites | None, oracle: ExactMeasure | None) -> None:
     """Write fairness.json, privacy.json and, last, result.json.
 
-    ``measure`` gives what is shown as the result; ``oracle`` gives the exact values that only a simulation has.
+    ``measure`` gives what is shown as the result: exact counts, or the charged ones of a private job. ``oracle`` gives the exact
+    values that only a simulation has.
     """
     began = time.monotonic()
-    measured = _measured(ending, measure) if measure else None
-    known = measured if measure is oracle else _measured(ending, oracle) if oracle else None
-    shown = _figures(measured, ending.job, withhold=True) if measured else None
-    exact = _figures(known, ending.job, withhold=False) if known else None
+    known = _measured(ending, oracle) if oracle else None
+    shown: _Figures | None
+    if isinstance(measure, ReleaseBySites):
+        shown = released = _released(ending, measure)
+        ending = _having_spent(ending, released.epsilon)
+    else:
+        shown = _figures(_measured(ending, measure), ending.job, withhold=True) if measure else None
+    exact = _figures(known, ending.job, withhold=False, edge=shown.edge if shown else None) if known else None
     folder.write_privacy(_privacy(ending))
     folder.write_fairness(_fairness(ending.job, shown))
     folder.write_result(
@@ -89,6 +101,44 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | None, or
     )
 
 
+def _released(ending: Ending, release: ReleaseBySites) -> _Figures:
+    """Charged counts: validation scores once for the threshold, test counts once at it. Nothing about the base model."""
+    job, arrays, last = ending.job, ending.state.arrays, ending.state.round
+    asked = []
+    edge: int = FIXED_EDGE
+    cuts: tuple[int, ...] = DEFAULT_CUTS
+    if job.fairness.thresholds == "pooled":
+        asked.append(release(arrays, "validation", last, Layout(cuts=FINE)))
+        scores = asked[0].tables[SCORES]
+        edge, cuts = decision_edge(asked[0].tables, job), score_cuts(scores)
+    asked.append(release(arrays, "test", last, Layout(cuts, edge)))
+    people: dict[SplitName, int] = {"test": _noisy_people(asked[-1].tables)}
+    if len(asked) > 1:
+        people["validation"] = _noisy_people(asked[0].tables)
+    return _Figures(
+        edge=edge,
+        final=describe(asked[-1], None, job),
+        baseline=None,
+        people=people,
+        bytes_up=sum(one.bytes_up for one in asked),
+        bytes_down=sum(one.bytes_down for one in asked),
+        epsilon=asked[-1].epsilon,
+    )
+
+
+def _noisy_people(tables: Tables) -> int:
+    return max(0, int(tables[SCORES].sum()))
+
+
+def _having_spent(ending: Ending, epsilon: Mapping[str, float]) -> Ending:
+    """The same ending with each site's cost after its counts."""
+    spending = {
+        name: spent.model_copy(update={"epsilon": max(spent.epsilon or 0.0, epsilon.get(name, 0.0))})
+        for name, spent in ending.state.memory.spending.items()
+    }
+    return replace(ending, state=ending.state.remembering(spending=spending))
+
+
 def _measured(ending: Ending, measure: Measure) -> _Measured:
     """Base model and final adapter, each on validation and test people."""
     last = ending.state.round
@@ -98,8 +148,10 @@ def _measured(ending: Ending, measure: Measure) -> _Measured:
     )
 
 
-def _figures(measured: _Measured, job: Job, *, withhold: bool) -> _Figures:
+def _figures(measured: _Measured, job: Job, *, withhold: bool, edge: int | None = None) -> _Figures:
+    """``edge``: the threshold that was released, so that exact values are those of the same decisions."""
     edges = [decision_edge(validation.tables, job) for validation, _ in (measured.baseline, measured.final)]
+    edges[1] = edges[1] if edge is None else edge
     validation, test = measured.final
     every = (*measured.baseline, *measured.final)
     return _Figures(
@@ -120,7 +172,8 @@ def _shown(figures: _Figures | None) -> dict[str, JsonValue]:
     if figures is None:
         return {"baseline": {}, "metrics": dict.fromkeys(METRICS, _NOTHING), "fairness": {}}
     metrics, fairness = _intervals(figures.final)
-    return {"baseline": _intervals(figures.baseline)[0], "metrics": metrics, "fairness": fairness}
+    baseline = _intervals(figures.baseline)[0] if figures.baseline else {}
+    return {"baseline": baseline, "metrics": metrics, "fairness": fairness}
 
 
 def _intervals(summary: Summary) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
@@ -155,7 +208,7 @@ def _oracle(figures: _Figures, people: Mapping[SplitName, int]) -> dict[str, Jso
     return {
         "metrics": {name: metric.value for name, metric in figures.final.metrics.items()},
         "fairness": fairness,
-        "baseline": {name: metric.value for name, metric in figures.baseline.metrics.items()},
+        "baseline": {name: metric.value for name, metric in figures.baseline.metrics.items()} if figures.baseline else {},
         "people": {split: count for split, count in people.items()},  # noqa: C416 - widens the key type
     }
 
@@ -179,8 +232,8 @@ def _fairness(job: Job, figures: _Figures | None) -> dict[str, JsonValue]:
         "tolerance": job.privacy.metrics.tolerance,
         "people": {
             "train": None,
-            "validation": figures.people["validation"] if figures else None,
-            "test": figures.people["test"] if figures else None,
+            "validation": figures.people.get("validation") if figures else None,
+            "test": figures.people.get("test") if figures else None,
         },
     }
 
@@ -217,7 +270,7 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
             "delta": plan.delta if plan else None,
             "steps": spent[site.name].steps,
             "sampling_rate": plan.sampling_rate if plan else None,
-            "noise_multiplier": plan.noise_multiplier if plan else None,
+            "noise_multiplier": training_noise(job, declared_size=site.declared_size, rows_per_unit=job.rows_per_unit) if plan else None,
             "declared_size": site.declared_size,
         }
     return {
@@ -230,5 +283,5 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": job.privacy.secure_rng is True,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": TRAINING_ONLY if private else NO_PRIVACY,
+        "statement": COVERED if private else NO_PRIVACY,
     }

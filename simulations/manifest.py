@@ -9,6 +9,7 @@ import torch
 
 from fedethos.job import Job
 from fedethos.privacy.plan import plan_training
+from fedethos.privacy.planner import training_noise
 from fedethos.server.outcome import NO_PRIVACY, SEEDED
 from fedethos.simulations.virtual_sites import Federation
 from fedethos.storage import JsonValue
@@ -31,7 +32,7 @@ def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, 
         "base_model": {"path": job.model.path, "sha256": federation.model.base_sha256, "weights_sha256": base_weights},
         "trainable": federation.model.trainable_names,
         "trainable_parameters": sum(parameter.numel() for parameter in federation.model.parameters.values()),
-        "basis": "oracle" if private else "unprotected",
+        "basis": "released" if private else "unprotected",
         "secure_rng": job.privacy.secure_rng is True,
         "sites": {
             site.name: {
@@ -42,7 +43,11 @@ def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, 
             for site in federation.sites.values()
         },
         "privacy": {
-            site.name: {"noise_multiplier": plan.noise_multiplier, "sampling_rate": plan.sampling_rate, "steps": plan.steps}
+            site.name: {
+                "noise_multiplier": training_noise(job, declared_size=site.declared_size, rows_per_unit=job.rows_per_unit),
+                "sampling_rate": plan.sampling_rate,
+                "steps": plan.steps,
+            }
             for site in federation.sites.values()
             if (plan := plan_training(job, declared_size=site.declared_size)) is not None
         },

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from fedethos.client.examples import Examples, HiddenInputs, Inputs, TokenInputs
 from fedethos.client.model import NodeModel, training_device
 from fedethos.client.node import Node, SourceOf, clipping_engine
-from fedethos.client.release import TRAIN_PURPOSE
+from fedethos.data.bound import at_most
 from fedethos.data.contract import apply_contract
 from fedethos.data.readers import read_table
 from fedethos.data.records import Records
@@ -28,11 +28,10 @@ from fedethos.models import prefix
 from fedethos.models.adapter import attach_lora
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
-from fedethos.privacy.events import Allotment, TrainingSteps
 from fedethos.privacy.ledger import Ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.ledger_plan import CommittedPlan
-from fedethos.privacy.plan import plan_training
+from fedethos.privacy.planner import allotments
 from fedethos.privacy.randomness import SecureSource, SeededSource
 from fedethos.privacy.self_check import check_engine, synthetic_classification
 from fedethos.progress import Observer
@@ -73,7 +72,7 @@ def site_records(job: Job, base: Path) -> dict[str, dict[SplitName, Records]]:
         salt = job.data.split_salt or f"{job.simulation.seed}/{name}"
         splits = split_records(records.take(rows), job.data.split, salt=salt, limit=job.data.limit)
         check_site_labels(splits["train"], name, job.data.label.values)
-        by_site[name] = splits
+        by_site[name] = {split: at_most(part, job.rows_per_unit) for split, part in splits.items()} if job.unit == "person" else splits
     return by_site
 
 
@@ -166,7 +165,6 @@ def _check_length(job: Job, longest: int) -> None:
 
 def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: ExitStack) -> dict[str, CommittedPlan]:
     """Each site's plan for the whole job, charged in full before training; empty under ``privacy.mode: none``."""
-    plans = {name: plan_training(job, declared_size=size) for name, size in sizes.items()}
     if job.privacy.mode == "none" or job.privacy.epsilon is None:
         return {}
     ledger = resources.enter_context(Ledger(path))
@@ -177,13 +175,8 @@ def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: 
         rounds=job.federation.rounds,
     )
     committed = {}
-    for name, plan in plans.items():
-        if plan is None:
-            continue
+    for name, size in sizes.items():
         ledger.open_account(name, caps=caps, unit=job.unit, adjacency=job.privacy.adjacency, simulated=True)
-        round_of_steps = TrainingSteps(
-            noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, steps=job.training.local_steps
-        )
         committed[name] = ledger.commit(
             SpendingPlan(
                 account=name,
@@ -193,7 +186,7 @@ def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: 
                 adjacency=job.privacy.adjacency,
                 epsilon=job.privacy.epsilon,
                 delta=job.privacy.delta,
-                allotments=(Allotment(purpose=TRAIN_PURPOSE, event=round_of_steps, times=job.federation.rounds),),
+                allotments=allotments(job, declared_size=size, rows_per_unit=job.rows_per_unit),
                 seeded=job.privacy.secure_rng is not True,
             )
         )
@@ -234,5 +227,5 @@ def _inputs(
 
 def _sources(job: Job, site: str) -> SourceOf:
     if job.privacy.secure_rng is True:
-        return lambda round, step: SecureSource()
-    return lambda round, step: SeededSource(job.simulation.seed, site, round, step)
+        return lambda *key: SecureSource()
+    return lambda *key: SeededSource(job.simulation.seed, site, *key)

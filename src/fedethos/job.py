@@ -145,6 +145,11 @@ class Privacy(Section):
     adjacency: Literal["add-remove", "replace-one"] = Field(
         "add-remove", description="What epsilon compares: data with and without one unit, or with one unit replaced (costs more)."
     )
+    max_records_per_person: int = Field(
+        4,
+        ge=1,
+        description="Under the unit person: the most records of one person that take part. Counts need more noise with more.",
+    )
     epsilon: float | None = Field(8.0, gt=0.0, le=50.0, description="Per site, over the whole job. null only with mode: none.")
     delta: float = Field(1.0e-5, gt=0.0, lt=0.01, description="Chance that epsilon does not hold; well below one in the number of people.")
     max_grad_norm: PositiveFloat = Field(1.0, description="C: each unit's gradient is clipped to this L2 norm.")
@@ -265,6 +270,11 @@ class Job(Section):
         if self.privacy.unit == "auto":
             return "person" if self.data.person_id else "record"
         return self.privacy.unit
+
+    @property
+    def rows_per_unit(self) -> int:
+        """The most records that one unit of privacy takes part with."""
+        return self.privacy.max_records_per_person if self.unit == "person" else 1
 
     @property
     def aggregation(self) -> Literal["fedavg", "ffa"]:

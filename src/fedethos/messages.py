@@ -51,7 +51,8 @@ class Basis(Enum):
 class Request:
     """What every request says about itself.
 
-    ``attempt`` counts repetitions of a round after a restart; ``split`` is set for ``evaluate`` only.
+    ``attempt`` counts repetitions of a round after a restart. For ``evaluate`` only: ``split``, and which noisy tables a private job
+    wants (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables.
     """
 
     job_sha256: str
@@ -60,6 +61,8 @@ class Request:
     attempt: int
     arrays: Arrays
     split: SplitName | None = None
+    cuts: tuple[int, ...] | None = None
+    edge: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,16 @@ class TrainReply:
 
 @dataclass(frozen=True)
 class EvaluateReply:
-    """``tables``: per attribute an int64 array [groups, labels, bins]."""
+    """``tables``: exact score histograms int64[groups, labels, bins] per attribute, or the noisy tables that were asked for.
+
+    ``sigma``: parameter of the discrete Gaussian noise in every cell; ``epsilon``: what the site has spent, this included. Both None
+    for exact counts.
+    """
 
     tables: Tables
     basis: Basis
+    sigma: float | None = None
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,10 @@ def encode_request(message_type: str, request: Request) -> RecordDict:
     }
     if message_type == EVALUATE:
         config["split"] = str(request.split)
+        if request.cuts is not None:
+            config["cuts"] = list(request.cuts)
+        if request.edge is not None:
+            config["edge"] = request.edge
     return RecordDict({ARRAYS: encode_arrays(request.arrays), CONFIG: ConfigRecord(config)})
 
 
@@ -136,11 +149,15 @@ def decode_request(message: Message) -> Request:
     keys = {"contract": int, "job-sha256": str, "run": str, "round": int, "attempt": int}
     if message.metadata.message_type == EVALUATE:
         keys["split"] = str
+        keys |= {name: kind for name, kind in (("cuts", list), ("edge", int)) if name in config}
     if {name: type(value) for name, value in config.items()} != keys or config["contract"] != CONTRACT_VERSION:
         raise _malformed("the config record has other keys, types or another contract version")
     split = config.get("split")
     if split not in (None, "validation", "test"):
         raise _malformed("the split is neither validation nor test")
+    cuts, edge = config.get("cuts"), config.get("edge")
+    if isinstance(cuts, list) and not all(type(cut) is int for cut in cuts):
+        raise _malformed("the cuts are not whole numbers")
     arrays = decode_arrays(content.array_records[ARRAYS], np.float32, "SEC-630")
     return Request(
         job_sha256=str(config["job-sha256"]),
@@ -149,6 +166,8 @@ def decode_request(message: Message) -> Request:
         attempt=int(config["attempt"]),  # type: ignore[arg-type]
         arrays=arrays,  # type: ignore[arg-type]
         split=split,  # type: ignore[arg-type]
+        cuts=tuple(cuts) if isinstance(cuts, list) else None,  # type: ignore[arg-type]
+        edge=edge if isinstance(edge, int) else None,
     )
 
 
@@ -167,7 +186,10 @@ def encode_reply(reply: Reply) -> RecordDict:
             statement |= {"epsilon": reply.epsilon, "delta": reply.delta}
         return RecordDict({ARRAYS: encode_arrays(reply.arrays), STATEMENT: ConfigRecord(statement)})
     if isinstance(reply, EvaluateReply):
-        return RecordDict({COUNTS: encode_arrays(reply.tables), STATEMENT: ConfigRecord({"basis": reply.basis.value})})
+        noise: dict[str, ConfigRecordValues] = {"basis": reply.basis.value}
+        if reply.sigma is not None and reply.epsilon is not None:
+            noise |= {"sigma": reply.sigma, "epsilon": reply.epsilon}
+        return RecordDict({COUNTS: encode_arrays(reply.tables), STATEMENT: ConfigRecord(noise)})
     return RecordDict({ERROR: ConfigRecord({"code": reply.code, "incident": reply.incident})})
 
 
@@ -182,7 +204,11 @@ def decode_reply(message_type: str, content: RecordDict) -> Reply:
     if message_type == EVALUATE:
         _expect_records(content, {COUNTS: ArrayRecord, STATEMENT: ConfigRecord}, "AGG-701")
         tables = decode_arrays(content.array_records[COUNTS], np.int64, "AGG-701")
-        return EvaluateReply(tables, _basis(content))  # type: ignore[arg-type]
+        said = dict(content.config_records[STATEMENT])
+        noisy = {"basis": str, "sigma": float, "epsilon": float}
+        if {name: type(value) for name, value in said.items()} not in ({"basis": str}, noisy):
+            raise _malformed("the statement has other keys or types", "AGG-701")
+        return EvaluateReply(tables, _basis(content), said.get("sigma"), said.get("epsilon"))  # type: ignore[arg-type]
     _expect_records(content, {ARRAYS: ArrayRecord, STATEMENT: ConfigRecord}, "AGG-701")
     statement = dict(content.config_records[STATEMENT])
     allowed = {"basis": str, "unit": str, "adjacency": str, "steps": int}

@@ -103,6 +103,8 @@ def cautions(result: Result, privacy: PrivacyReport) -> list[str]:
         sentences.append("Evaluation is exact, which only a simulation may do.")
     elif result.basis == "unprotected":
         sentences.append("The counts behind the metrics were sent without protection.")
+    if result.basis == "released" and result.oracle is not None:
+        sentences.append("Exact values and metrics per round are the simulation's own; no message carried them.")
     if result.basis == "released":
         sentences.append("The intervals are 95 % intervals of sampling and privacy noise together.")
     else:

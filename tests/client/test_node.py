@@ -9,10 +9,24 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedethos.client.app import build_client_app
+from fedethos.client.evaluator import score, tabulate
 from fedethos.client.node import Node
 from fedethos.documents import load_job
+from fedethos.fairness.layout import DEFAULT_CUTS, Layout
 from fedethos.flower import identify_process, wire_bytes
-from fedethos.messages import EVALUATE, SETUP, TRAIN, Basis, ErrorReply, Request, TrainReply, arrays_sha256, decode_reply, encode_request
+from fedethos.messages import (
+    EVALUATE,
+    SETUP,
+    TRAIN,
+    Basis,
+    ErrorReply,
+    EvaluateReply,
+    Request,
+    TrainReply,
+    arrays_sha256,
+    decode_reply,
+    encode_request,
+)
 from fedethos.privacy.plan import plan_training
 from fedethos.progress import Silent
 from fedethos.simulations.virtual_sites import open_federation
@@ -86,6 +100,31 @@ def test_what_was_not_approved_is_refused(node: Node) -> None:
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_private_job_sends_no_exact_counts(node: Node, split: str) -> None:
     assert refused(node, EVALUATE, encode_request(EVALUATE, request(node, split=split))) == "PRIV-330"
+
+
+def ask_for_test_counts(node: Node) -> EvaluateReply:
+    layout = Layout(DEFAULT_CUTS, 30)
+    content = encode_request(EVALUATE, request(node, round=3, split="test", cuts=layout.cuts, edge=layout.edge))
+    reply = decode_reply(EVALUATE, ask(node, EVALUATE, content))
+    assert isinstance(reply, EvaluateReply)
+    return reply
+
+
+def test_noisy_counts_are_paid_once_and_repeated_from_the_ledger(node: Node) -> None:
+    first, again = ask_for_test_counts(node), ask_for_test_counts(node)
+    assert first.basis is Basis.CHARGED and first.sigma > 0.3
+    assert arrays_sha256(first.tables) == arrays_sha256(again.tables)
+    assert 0 < first.epsilon == again.epsilon <= node.job.privacy.epsilon
+    scores = tabulate(score(node.model, node.examples["test"], 1), node.examples["test"], node.job.data)
+    exact = Layout(DEFAULT_CUTS, 30).tables(scores)
+    assert {name: table.shape for name, table in first.tables.items()} == {name: table.shape for name, table in exact.items()}
+    noise = np.concatenate([(first.tables[name] - exact[name]).ravel() for name in exact])
+    assert noise.any() and np.abs(noise).max() < 8 * first.sigma
+
+
+def test_counts_that_the_plan_does_not_hold_are_refused(node: Node) -> None:
+    groups_of_validation = encode_request(EVALUATE, request(node, round=1, split="validation", edge=30))
+    assert refused(node, EVALUATE, groups_of_validation) == "PRIV-315"
 
 
 def test_text_of_an_exception_stays_at_the_site(node: Node, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,8 +12,9 @@ from flwr.clientapp import ClientApp
 
 from fedethos.documents import dump_job
 from fedethos.errors import FedethosError
+from fedethos.fairness.layout import Layout
 from fedethos.job import Job
-from fedethos.messages import TRAIN, Basis, ErrorReply, SetupReply, TrainReply, decode_request, encode_reply
+from fedethos.messages import TRAIN, Basis, ErrorReply, EvaluateReply, SetupReply, TrainReply, decode_request, encode_reply
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
@@ -76,6 +77,14 @@ def federate(
     def train(message: Message, context: Context) -> Message:
         return Message(answers[context.node_id](message), reply_to=message)
 
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        request = decode_request(message)
+        layout = Layout(request.cuts, request.edge)
+        rng = np.random.default_rng(context.node_id)
+        tables = {name: rng.integers(5, 50, shape) for name, shape in layout.shapes({}, 2).items()}
+        return Message(encode_reply(EvaluateReply(tables, Basis.CHARGED, sigma=1.0, epsilon=2.0)), reply_to=message)
+
     class Grid(InProcessGrid):
         def pull_messages(self, message_ids):
             reachable = [one for one in message_ids if not self._is_lost(one)]
@@ -114,7 +123,8 @@ def test_two_rounds_by_hand(tmp_path: Path) -> None:
     assert [line["sites"] for line in rounds] == [{}, *[{"site-1": "sent", "site-2": "sent", "site-3": "sent"}] * 2]
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert (result["basis"], result["oracle"], result["baseline"]) == ("released", None, {})
-    assert all(metric["abstained"] for metric in result["metrics"].values())  # nothing was released, so nothing is shown
+    assert result["metrics"]["accuracy"]["value"] is not None
+    assert all(site["epsilon"] == 2.0 for site in result["privacy"]["sites"].values())  # the counts cost more than training did
 
 
 def spoiled(**arrays: np.ndarray) -> Answer:

@@ -15,12 +15,9 @@ LONG = {"local_steps": 60, "batch_size": 32, "learning_rate": 0.01}
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from fedethos.cli import main; main()", *arguments]
-
-
-def hears_interrupts() -> None:
-    """A shell starts background jobs deaf to SIGINT, and children inherit it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A shell starts background jobs deaf to SIGINT, and children inherit it; this one hears."""
+    hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    return [sys.executable, "-c", f"{hearing}; from fedethos.cli import main; main()", *arguments]
 
 
 def result(out: Path) -> dict[str, object]:
@@ -56,7 +53,6 @@ def test_a_run_ended_in_round_two_resumes_to_the_same_numbers(write_job, tmp_pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hears_interrupts,
     )
     wait_for_round(process, out, 1)
     process.send_signal(ending)

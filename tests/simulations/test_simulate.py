@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
+from fedethos.privacy.ledger import read_ledger
 from fedethos.progress import Silent
 from fedethos.simulations.engine import resume, simulate
 from fedethos.simulations.virtual_sites import site_records
@@ -48,12 +49,13 @@ def test_result_has_every_key_and_says_what_its_numbers_are(private_run) -> None
     _, out, result = private_run
     assert set(result) == KEYS
     assert set(result["metrics"]) == set(result["oracle"]["metrics"]) == METRICS
-    assert (result["basis"], result["engine"], result["status"], result["rounds"]) == ("oracle", "inprocess", "completed", 3)
+    assert (result["basis"], result["engine"], result["status"], result["rounds"]) == ("released", "inprocess", "completed", 3)
     assert all(0 < site["epsilon"] <= 8.0 and site["steps"] == 9 for site in result["privacy"]["sites"].values())
     assert result["privacy"]["secure_rng"] is False
     manifest = json.loads((out / "manifest.json").read_text())
     assert any("not a guarantee" in mark for mark in manifest["marks"])
-    assert "Epsilon covers training only" in (out / "report.html").read_text()
+    assert "Epsilon covers training and every count" in (out / "report.html").read_text()
+    assert result["baseline"] == {}  # its counts would be a second charge
     lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2, 3]
     spent = [line["epsilon"]["site-1"] for line in lines[1:]]
@@ -92,6 +94,19 @@ def test_plain_peft_reproduces_the_metrics_that_fairlearn_computes(private_run, 
     assert by_sex["equalized_odds_difference"] == pytest.approx(
         equalized_odds_difference(truth, predicted, sensitive_features=sex), abs=1e-12
     )
+
+
+def test_released_values_carry_noise_and_their_intervals_hold_the_exact_ones(private_run) -> None:
+    _, out, result = private_run
+    for name in ("accuracy", "balanced_accuracy"):
+        released, exact = result["metrics"][name], result["oracle"]["metrics"][name]
+        assert released["value"] != exact
+        assert released["low"] <= exact <= released["high"]
+    state, _ = read_ledger(out / "ledger.sqlite")
+    for account in state.accounts.values():
+        (plan,) = account.plans.values()
+        assert {one.purpose: one.times for one in plan.drawn} == {"train": 3, "scores/validation": 1, "groups+scores/test": 1}
+        assert not plan.left  # everything that was planned was released, nothing else
 
 
 def test_serialised_messages_give_the_same_run(private_run, tmp_path: Path) -> None:
