@@ -119,10 +119,14 @@ def metrics_chart(rounds: Sequence[Round]) -> Chart | None:
     return _lines_chart(
         "metrics",
         "Quality per round",
-        "Validation metrics after every round; round 0 is the untouched base model.",
+        f"Validation metrics after every round{_exact_mark(rounds)}; round 0 is the untouched base model.",
         [record.round for record in rounds],
         {"Quality": series},
     )
+
+
+def _exact_mark(rounds: Sequence[Round]) -> str:
+    return " (exact values, which only a simulation can see)" if rounds[-1].basis == "oracle" else ""
 
 
 def gaps_chart(rounds: Sequence[Round], attributes: Sequence[str]) -> Chart | None:
@@ -135,7 +139,8 @@ def gaps_chart(rounds: Sequence[Round], attributes: Sequence[str]) -> Chart | No
     return _lines_chart(
         "gaps",
         "Fairness gaps per round",
-        "Gaps on the validation split after every round, smaller is better. They carry no intervals: read the trend, not the digits.",
+        f"Gaps on the validation split after every round{_exact_mark(rounds)}, smaller is better. They carry no intervals: "
+        "read the trend, not the digits.",
         [record.round for record in rounds],
         panels,
     )

@@ -199,7 +199,8 @@ def test_the_oracle_is_shown_beside_released_values_and_marked(sample):
     _, released = sample(basis="released", secure_rng=True)
     assert "Exact, simulation only" in released.words and "Selection rate, exact" in released.words
     _, oracle = sample()
-    assert "exact" not in oracle.words.replace("evaluation is exact", "")
+    assert oracle.words.count("exact values, which only a simulation can see") == 2  # both charts per round
+    assert "exact" not in oracle.words.replace("evaluation is exact", "").replace("exact values, which only", "")
 
 
 def test_an_abstained_measure_shows_its_bounds_and_no_number(sample):
