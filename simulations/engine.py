@@ -51,7 +51,12 @@ def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool 
     with RunFolder(out).create(force=force) as folder:
         folder.write_job(dump_job(job))
         folder.write_local({"base": str(base.resolve()), "wire": wire})
-        _run(job, folder, base=base, wire=wire, observer=observer)
+        try:
+            _run(job, folder, base=base, wire=wire, observer=observer)
+        except FedethosError:
+            if not folder.manifest.exists():
+                folder.discard()
+            raise
     return out
 
 

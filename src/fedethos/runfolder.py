@@ -140,6 +140,11 @@ class RunFolder:
             self._write(self.rounds, b"".join(self._complete_lines()))
         return self
 
+    def discard(self) -> None:
+        """Take back what this process wrote, so that a refused start does not look like a run."""
+        self._need_lock()
+        self._delete_run()
+
     def close(self) -> None:
         """Give the lock back. A killed process gives it back too: the kernel holds it, not the file."""
         if self._lock is not None:

@@ -16,6 +16,7 @@ from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.privacy.ledger import read_ledger
 from fedethos.progress import Silent
+from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import resume, simulate
 from fedethos.simulations.virtual_sites import site_records
 
@@ -191,9 +192,11 @@ def test_a_folder_with_a_run_is_refused_and_a_complete_run_is_not_resumed(privat
     assert (out / "result.json").read_bytes() == before
 
 
-def test_a_wrong_model_hash_is_refused_before_any_run(write_job, tmp_path: Path, tiny_base: Path) -> None:
-    with pytest.raises(FedethosError, match="SEC-601"):
-        run(write_job(model={"sha256": "0" * 64}), tmp_path / "run")
+def test_a_refused_start_leaves_no_run_behind(write_job, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time is no RUN-901
+        with pytest.raises(FedethosError, match="SEC-601"):
+            run(write_job(model={"sha256": "0" * 64}), tmp_path / "run")
+    assert not RunFolder(tmp_path / "run").holds_run()
 
 
 def test_a_site_without_a_label_is_a_clear_error(write_job, tmp_path: Path) -> None:
