@@ -12,7 +12,7 @@ import fedethos
 from fedethos.client.evaluator import score, tabulate
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
-from fedethos.client.release import TRAIN_PURPOSE, paid_counts, paid_update, stored_counts, stored_update, unprotected_update
+from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
 from fedethos.fairness.layout import Layout
@@ -25,6 +25,7 @@ from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.ledger_plan import CommittedPlan
 from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.plan import sampling_rate_of
+from fedethos.privacy.planner import TRAIN
 from fedethos.privacy.randomness import RandomSource
 
 SourceOf = Callable[..., RandomSource]  # (round, step) for training, (purpose, round) for counts -> random numbers
@@ -57,7 +58,7 @@ class Node:
             self._load(request)
             self._train(request.round, PlainEngine(), noise_multiplier=0.0)
             return unprotected_update(self.model.read(), self.job)
-        if (stored := self.ledger.stored_reply(TRAIN_PURPOSE, request.round)) is not None:
+        if (stored := self.ledger.stored_reply(TRAIN, request.round)) is not None:
             return stored_update(stored)
         self._load(request)
         return self._train_privately(request.round, self.ledger)
@@ -77,16 +78,12 @@ class Node:
             )
         return self._release_counts(request, request.split, Layout(request.cuts, request.edge), self.ledger)
 
-    @property
-    def _favorable(self) -> int:
-        return self.job.data.label.values.index(self.job.data.label.favorable)
-
     def _train_privately(self, round: int, ledger: CommittedPlan) -> TrainReply:
         """Pay, train with the noise that was paid for, record, and only then hand the update over."""
         training, privacy = self.job.training, self.job.privacy
-        if ledger.lost(TRAIN_PURPOSE, round):
-            ledger.replan(TRAIN_PURPOSE, self.job.federation.rounds - round + 1)
-        receipt = ledger.reserve(TRAIN_PURPOSE, round)
+        if ledger.lost(TRAIN, round):
+            ledger.replan(TRAIN, self.job.federation.rounds - round + 1)
+        receipt = ledger.reserve(TRAIN, round)
         if not isinstance(receipt.event, TrainingSteps):
             raise FedethosError("PRIV-336", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
         noise_multiplier = receipt.event.noise_multiplier
@@ -109,7 +106,7 @@ class Node:
     def _exact_counts(self, request: Request, split: SplitName) -> Tables:
         self._load(request)
         examples = self.examples[split]
-        return tabulate(score(self.model, examples, self._favorable), examples, self.job.data)
+        return tabulate(score(self.model, examples, self.job.data.label.favorable_index), examples, self.job.data)
 
     def _train(self, round: int, engine: ClippingEngine, *, noise_multiplier: float) -> None:
         plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier)

@@ -16,8 +16,6 @@ from fedethos.messages import Arrays, Basis, EvaluateReply, Tables, TrainReply
 from fedethos.privacy.events import CountRelease, TrainingSteps
 from fedethos.privacy.ledger_plan import CommittedPlan, Release
 
-TRAIN_PURPOSE = "train"
-
 
 def paid_update(release: Release[Arrays], ledger: CommittedPlan) -> TrainReply:
     """A private update with the statement of what has been spent so far. Its bytes are on disk before it can be sent."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
 
 import dp_accounting
 from dp_accounting.pld import PLDAccountant
@@ -16,8 +15,8 @@ from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 
 from fedethos.errors import FedethosError
+from fedethos.privacy.events import Adjacency
 
-Adjacency = Literal["add-remove", "replace-one"]
 ACCOUNTANT = "PLD (dp-accounting)"
 
 _RELATIONS = {

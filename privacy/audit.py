@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from fedethos.privacy.accounting import Adjacency
+from fedethos.privacy.events import Adjacency
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -10,7 +10,8 @@ from typing import Literal
 
 from fedethos.errors import FedethosError
 from fedethos.job import Job
-from fedethos.privacy.accounting import Adjacency, epsilon_after, noise_multiplier_for
+from fedethos.privacy.accounting import epsilon_after, noise_multiplier_for
+from fedethos.privacy.events import Adjacency
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from fedethos.server.exchange import Exchange, exchange, require_quorum
 from fedethos.server.measure import (
     METRICS,
     EvaluateBySites,
+    Everybody,
     ExactMeasure,
     Measure,
     ReleaseBySites,
@@ -97,9 +98,10 @@ def _measures(grid: Grid, plan: Coordination) -> tuple[Measure | None, ReleaseBy
 
     Without privacy the sites send exact counts. With it nothing is released per round: a simulation shows its own evaluation.
     """
+    everybody = Everybody(grid, plan.job, plan.job.name, plan.sites)
     if plan.job.privacy.mode == "none":
-        return EvaluateBySites(grid, plan.job, plan.job.name, plan.sites), None
-    return plan.oracle, ReleaseBySites(grid, plan.job, plan.job.name, plan.sites)
+        return EvaluateBySites(everybody), None
+    return plan.oracle, ReleaseBySites(everybody)
 
 
 def _request(plan: Coordination, round: int, arrays: Arrays) -> Request:

@@ -57,49 +57,22 @@ class ExactMeasure(Measure, Protocol):
 
 
 @dataclass(frozen=True)
-class EvaluateBySites:
-    """Ask every site for its exact counts by message; sites answer only under ``privacy.mode: none``."""
+class Everybody:
+    """All sites of a run, to be asked for counts by message."""
 
     grid: Grid
     job: Job
     run: str
     sites: Mapping[int, Site]
-    basis: MeasureBasis = "unprotected"
 
-    def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement:
-        request = Request(job_sha256=self.job.sha256, run=self.run, round=round, attempt=0, arrays=arrays, split=split)
-        outcome = ask_everybody(self.grid, self.job, self.sites, request, self._check)
-        tables = [reply.tables for reply in outcome.replies.values() if isinstance(reply, EvaluateReply)]
-        return Measurement(pool(tables, self._shapes), bytes_up=outcome.bytes_up, bytes_down=outcome.bytes_down)
+    def ask(
+        self, arrays: Arrays, split: SplitName, round: int, layout: Layout, check: Callable[[EvaluateReply], None]
+    ) -> tuple[dict[str, EvaluateReply], Exchange]:
+        """Valid replies by site. ``check`` raises FedethosError to refuse one; AGG-710 below the quorum."""
 
-    def _check(self, site: Site, reply: Reply) -> None:
-        if isinstance(reply, EvaluateReply):
-            check_tables(reply.tables, self._shapes)
-
-    @property
-    def _shapes(self) -> dict[str, tuple[int, int, int]]:
-        return shapes_of(self.job)
-
-
-@dataclass(frozen=True)
-class ReleaseBySites:
-    """Ask every site for noisy counts, which its ledger has paid for."""
-
-    grid: Grid
-    job: Job
-    run: str
-    sites: Mapping[int, Site]
-    basis: MeasureBasis = "released"
-
-    def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
-        shapes = layout.shapes(self.job.data.sensitive, len(self.job.data.label.values))
-
-        def check(site: Site, reply: Reply) -> None:
-            if not isinstance(reply, EvaluateReply):
-                return
-            if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
-                raise FedethosError("AGG-705", "Counts of a private job do not say how much noise is in them.")
-            check_tables(reply.tables, shapes, charged=True)
+        def validate(site: Site, reply: Reply) -> None:
+            if isinstance(reply, EvaluateReply):
+                check(reply)
 
         request = Request(
             job_sha256=self.job.sha256,
@@ -111,8 +84,45 @@ class ReleaseBySites:
             cuts=layout.cuts,
             edge=layout.edge,
         )
-        outcome = ask_everybody(self.grid, self.job, self.sites, request, check)
-        replies = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, EvaluateReply)}
+        content = encode_request(EVALUATE, request)
+        messages = [Message(content, node_id, EVALUATE, group_id=str(round)) for node_id in self.sites]
+        deadline = self.job.federation.deadline
+        outcome = exchange(self.grid, messages, self.sites, deadline=deadline, validate=validate, on_state=lambda *_: None)
+        require_quorum(outcome, self.job.federation.min_sites, doing=f"evaluation of round {round}")
+        return {name: reply for name, reply in outcome.replies.items() if isinstance(reply, EvaluateReply)}, outcome
+
+
+@dataclass(frozen=True)
+class EvaluateBySites:
+    """Every site's exact counts; sites send them only under ``privacy.mode: none``."""
+
+    everybody: Everybody
+    basis: MeasureBasis = "unprotected"
+
+    def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement:
+        shapes = shapes_of(self.everybody.job)
+        replies, outcome = self.everybody.ask(arrays, split, round, Layout(), lambda reply: check_tables(reply.tables, shapes))
+        tables = pool([reply.tables for reply in replies.values()], shapes)
+        return Measurement(tables, bytes_up=outcome.bytes_up, bytes_down=outcome.bytes_down)
+
+
+@dataclass(frozen=True)
+class ReleaseBySites:
+    """Every site's noisy counts, which its ledger has paid for."""
+
+    everybody: Everybody
+    basis: MeasureBasis = "released"
+
+    def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
+        data = self.everybody.job.data
+        shapes = layout.shapes(data.sensitive, len(data.label.values))
+
+        def check(reply: EvaluateReply) -> None:
+            if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
+                raise FedethosError("AGG-705", "Counts of a private job do not say how much noise is in them.")
+            check_tables(reply.tables, shapes, charged=True)
+
+        replies, outcome = self.everybody.ask(arrays, split, round, layout, check)
         return Measurement(
             pool([reply.tables for reply in replies.values()], shapes, charged=True),
             noise_variance=sum(discrete_gaussian_variance(reply.sigma) for reply in replies.values() if reply.sigma is not None),
@@ -122,23 +132,11 @@ class ReleaseBySites:
         )
 
 
-def ask_everybody(grid: Grid, job: Job, sites: Mapping[int, Site], request: Request, validate: Callable[[Site, Reply], None]) -> Exchange:
-    """One evaluate message to every site. AGG-710 below the quorum."""
-    messages = [Message(encode_request(EVALUATE, request), node_id, EVALUATE, group_id=str(request.round)) for node_id in sites]
-    outcome = exchange(grid, messages, sites, deadline=job.federation.deadline, validate=validate, on_state=lambda *_: None)
-    require_quorum(outcome, job.federation.min_sites, doing=f"evaluation of round {request.round}")
-    return outcome
-
-
 def decision_edge(validation: Tables, job: Job) -> int:
     """Bin edge of the decision threshold (``fairness.thresholds``), from any pooled validation table with fine bins."""
     if job.fairness.thresholds == "fixed":
         return FIXED_EDGE
-    return base_rate_edge(next(iter(validation.values())), favorable_index(job))
-
-
-def favorable_index(job: Job) -> int:
-    return job.data.label.values.index(job.data.label.favorable)
+    return base_rate_edge(next(iter(validation.values())), job.data.label.favorable_index)
 
 
 def shapes_of(job: Job) -> dict[str, tuple[int, int, int]]:
@@ -169,12 +167,12 @@ def watched_metric(release: ReleaseBySites, arrays: Arrays, round: int, metric: 
 
     Everybody's scores are enough, but for the worst group its tables are asked for too.
     """
-    job = release.job
+    job = release.everybody.job
     scores = release(arrays, "validation", round, Layout(cuts=FINE))
     edge = decision_edge(scores.tables, job)
     if metric != "worst_group_accuracy":
         table, noise = scores.tables[SCORES], scores.noise_variance
-        return summarise_scores(table, edge=edge, favorable=favorable_index(job), noise_variance=noise)[metric].value, [scores]
+        return summarise_scores(table, edge=edge, favorable=job.data.label.favorable_index, noise_variance=noise)[metric].value, [scores]
     groups = release(arrays, "validation", round, Layout(edge=edge))
     both = replace(groups, tables={**scores.tables, **groups.tables})
     return describe(both, None, job).metrics[metric].value, [scores, groups]

@@ -29,7 +29,7 @@ class Oracle:
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement:
         model, data = self.nodes[0].model, self.nodes[0].job.data
-        favorable = data.label.values.index(data.label.favorable)
+        favorable = data.label.favorable_index
         model.load(arrays)
         scores = [score(model, node.examples[split], favorable) for node in self.nodes]
         tables = [tabulate(values, node.examples[split], data) for values, node in zip(scores, self.nodes, strict=True)]

@@ -72,7 +72,8 @@ def site_records(job: Job, base: Path) -> dict[str, dict[SplitName, Records]]:
         salt = job.data.split_salt or f"{job.simulation.seed}/{name}"
         splits = split_records(records.take(rows), job.data.split, salt=salt, limit=job.data.limit)
         check_site_labels(splits["train"], name, job.data.label.values)
-        by_site[name] = {split: at_most(part, job.rows_per_unit) for split, part in splits.items()} if job.unit == "person" else splits
+        bounded = job.privacy.mode != "none" and job.unit == "person"
+        by_site[name] = {split: at_most(part, job.rows_per_unit) for split, part in splits.items()} if bounded else splits
     return by_site
 
 
@@ -132,8 +133,8 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
         model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
         if job.privacy.mode != "none":
             observer.stage("Checking the clipping engine against plain gradients")
-            records = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
-            check_engine(partial(clipping_engine, job), adapted, model.parameters, records)
+            synthetic = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
+            check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic)
         nodes = {}
         for node_id, site in sites.items():
             if cached:

@@ -62,6 +62,11 @@ class Label(Section):
             raise PydanticCustomError("CFG-215", "data.label.values has more than two labels; this version measures two-class tasks.")
         return self
 
+    @property
+    def favorable_index(self) -> int:
+        """Class index of the favorable label."""
+        return self.values.index(self.favorable)
+
 
 class Split(Section):
     """Shares of the people, not of the rows; drawn once by a salted hash, the same for ever."""
