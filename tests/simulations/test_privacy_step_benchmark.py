@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedethos.privacy.fused import FusedEngine
-from fedethos.simulations.benchmarks import private_parts, privacy_step
+from fedethos.simulations.benchmarks import privacy_step, private_parts
 from fedethos.simulations.benchmarks.privacy_step import Setting
 from fedethos.simulations.benchmarks.row import alone, compared, line
 
