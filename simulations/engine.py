@@ -22,8 +22,6 @@ from fedethos.flower import quiet_logs
 from fedethos.governance.report import render_report
 from fedethos.job import Job
 from fedethos.messages import Arrays
-from fedethos.models.adapter import read_arrays, save_adapter
-from fedethos.models.base import weights_hash
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
@@ -84,13 +82,13 @@ def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Obser
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
         open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer) as federation,
     ):
-        base_weights = weights_hash(federation.model.model)
+        base_weights = federation.model.base_weights()
         plan = _coordination(job, folder, federation, observer, started)
         if not folder.manifest.exists():
             folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
         app = build_client_app(lambda context: federation.nodes[context.node_id])
         build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))
-        if weights_hash(federation.model.model) != base_weights:
+        if federation.model.base_weights() != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
     render_report(folder.path)
 
@@ -100,7 +98,7 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
 
     def export(arrays: Arrays, where: Path) -> None:
         model.load(arrays)
-        save_adapter(where, model.model)
+        federation.task.save(where)
 
     return Coordination(
         job=job,
@@ -108,7 +106,7 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
         sites=federation.sites,
         base_sha256=model.base_sha256,
         initial=model.read(),
-        frozen=read_arrays(model.model, model.frozen_names),
+        frozen=model.read_frozen(),
         export=export,
         observer=observer,
         engine=ENGINE,
