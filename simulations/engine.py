@@ -16,6 +16,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from fedethos.client.app import build_client_app, incidents
+from fedethos.data.records import Records
 from fedethos.documents import dump_job, load_job
 from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
@@ -34,7 +35,9 @@ from fedethos.simulations.virtual_sites import Federation, open_federation
 ENGINE = "inprocess"
 
 
-def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool = False, force: bool = False) -> Path:
+def simulate(
+    job: Job, out: Path, *, base: Path, observer: Observer, wire: bool = False, force: bool = False, records: Records | None = None
+) -> Path:
     """Run ``job`` into the new folder ``out`` and render its report.
 
     Parameters
@@ -45,12 +48,14 @@ def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool 
         Send every message through Flower's serialisation.
     force : bool
         Replace a run that is already in ``out``.
+    records : Records, optional
+        What ``read_records`` gave for this job's data, so that many seeds read a table once.
     """
     with RunFolder(out).create(force=force) as folder:
         folder.write_job(dump_job(job))
         folder.write_local({"base": str(base.resolve()), "wire": wire})
         try:
-            _run(job, folder, base=base, wire=wire, observer=observer)
+            _run(job, folder, base=base, wire=wire, observer=observer, records=records)
         except FedethosError:
             if not folder.manifest.exists():
                 folder.discard()
@@ -74,13 +79,13 @@ def resume(out: Path, *, observer: Observer) -> Path:
     return out
 
 
-def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer) -> None:
+def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer, records: Records | None = None) -> None:
     quiet_logs()
     started = time.monotonic()
     with (
         _incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
-        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer) as federation,
+        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer, records=records) as federation,
     ):
         base_weights = federation.model.base_weights()
         plan = _coordination(job, folder, federation, observer, started)

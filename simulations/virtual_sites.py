@@ -50,11 +50,17 @@ class Federation:
         return self.task.model
 
 
-def site_records(job: Job, base: Path) -> dict[str, dict[SplitName, Records]]:
-    """Each virtual site's records by split. ``base`` is the folder that relative paths in the job start from."""
+def read_records(job: Job, base: Path) -> Records:
+    """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from."""
     plan = job.simulation.partition
     by_column = plan.by if plan.kind == "by-column" else None
-    records = apply_contract(read_table(job.data, base=base), job.data, keep=by_column)
+    return apply_contract(read_table(job.data, base=base), job.data, keep=by_column)
+
+
+def site_records(job: Job, base: Path, records: Records | None = None) -> dict[str, dict[SplitName, Records]]:
+    """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds."""
+    plan = job.simulation.partition
+    records = records or read_records(job, base)
     parts = partition(
         records,
         plan,
@@ -107,8 +113,10 @@ def approved_sites(job: Job, sizes: Mapping[str, int]) -> dict[int, Site]:
 
 
 @contextmanager
-def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer) -> Iterator[Federation]:
-    """Prepare the task once, commit every site's plan in ``ledger``, read the records, make their inputs.
+def open_federation(
+    job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer, records: Records | None = None
+) -> Iterator[Federation]:
+    """Prepare the task once, commit every site's plan in ``ledger``, read the records (or take ``records``), make their inputs.
 
     Temporary files are deleted on leaving; the ledger stays.
     """
@@ -117,7 +125,7 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
         task = prepare_task(job, base=base, scratch=scratch, resources=resources)
 
         observer.stage("Reading and splitting the records")
-        by_site = site_records(job, base)
+        by_site = site_records(job, base, records)
         sizes = {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
         sites = approved_sites(job, sizes)
 
