@@ -1,52 +1,57 @@
-"""The model on a node: a frozen base, the adapter that is trained, and the shortest forward pass that reaches it.
+"""The model on a node: its named parameters, those that train, and the shortest forward pass that reaches them.
 
 All virtual sites of a simulation share one ``NodeModel``; only the adapter's numbers are swapped.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from fedethos.messages import Arrays
-from fedethos.models import adapter
-
-if TYPE_CHECKING:
-    from peft import PeftModel
+from fedethos.models.adapter import named_adapter_parameters
+from fedethos.models.base import weights_hash
+from fedethos.models.tensors import read_arrays, write_arrays
 
 
 class NodeModel:
     """Parameters
     ----------
-    model : PeftModel
-        Base model with its adapter attached.
+    model : PeftModel or nn.Module
+        A base model with its adapter attached, whose adapter trains; or a model of its own, which trains whole.
     forward : nn.Module
         What computes logits: ``model`` itself, or its tail above the frozen prefix (same parameters).
     base_sha256 : str
-        Content hash of the base model's folder.
+        Content hash of the base model's folder, or of a tabular model's architecture.
     """
 
-    def __init__(self, model: PeftModel, forward: nn.Module, base_sha256: str) -> None:
+    def __init__(self, model: PeftModel | nn.Module, forward: nn.Module, base_sha256: str) -> None:
         self.model = model
         self.base_sha256 = base_sha256
         self.forward = forward
         self.device = next(model.parameters()).device
-        self.trainable_names = adapter.trainable_names(model)
-        self.frozen_names = adapter.frozen_names(model)
-        named = adapter.named_adapter_parameters(model)
-        self.parameters = {name: named[name] for name in self.trainable_names}
+        self._named = named_adapter_parameters(model) if isinstance(model, PeftModel) else dict(sorted(model.named_parameters()))
+        self.trainable_names = [name for name, parameter in self._named.items() if parameter.requires_grad]
+        self.frozen_names = [name for name, parameter in self._named.items() if not parameter.requires_grad]
+        self.parameters = {name: self._named[name] for name in self.trainable_names}
 
     def load(self, arrays: Arrays) -> None:
-        """Write adapter tensors; the names must be exactly the trainable or exactly the frozen ones."""
-        adapter.write_arrays(self.model, arrays)
+        """Write tensors; the names must be exactly the trainable or exactly the frozen ones."""
+        write_arrays(self._named, arrays)
 
     def read(self) -> Arrays:
         """The trainable tensors, float32."""
-        arrays: Arrays = adapter.read_arrays(self.model, self.trainable_names)
-        return arrays
+        return read_arrays(self._named, self.trainable_names)
+
+    def read_frozen(self) -> Arrays:
+        """The tensors that travel once and do not train, float32."""
+        return read_arrays(self._named, self.frozen_names)
+
+    def base_weights(self) -> str | None:
+        """Hash of the weights below the adapter, which training may not change; None where the whole model trains."""
+        return weights_hash(self.model) if isinstance(self.model, PeftModel) else None
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Class logits, float32[b, labels]."""
@@ -55,7 +60,7 @@ class NodeModel:
         return logits.float()
 
     def head_names(self) -> set[str]:
-        """Names of the classification head's tensors (they may have their own learning rate)."""
+        """Names of the tensors outside LoRA: the classification head, which may have its own learning rate; or a whole model."""
         return {name for name in self.trainable_names if "lora_" not in name}
 
 

@@ -53,7 +53,7 @@ def train_round(
             source = source_of(step)
             rows = examples.rows_of(np.flatnonzero(source.uniform(examples.units) < plan.sampling_rate))
             engine.reset()
-            with _dropout_seeded_by(source):
+            with _dropout_seeded_by(source, model.device):
                 for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
                     engine.backward(_losses(model, examples, batch), _to_device(examples.unit[batch], model))
             _step(model, optimizer, _noisy(engine.clipped_sum(), plan.noise_std, source), plan.expected_batch_size)
@@ -108,8 +108,13 @@ def _to_device(values: Indices, model: NodeModel) -> torch.Tensor:
 
 
 @contextmanager
-def _dropout_seeded_by(source: RandomSource) -> Iterator[None]:
+def _dropout_seeded_by(source: RandomSource, device: torch.device) -> Iterator[None]:
     """Adapter dropout draws from the step's own source, whatever ran before in this process."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(source.uniform(1)[0] * 2**53))
+    seed = int(source.uniform(1)[0] * 2**53)
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed costs milliseconds: it asks every kind of device
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -43,6 +43,7 @@ from fedethos.wording import (
     natural,
     number,
     size,
+    trained_part,
 )
 
 METRICS: dict[MetricName, str] = {
@@ -162,7 +163,7 @@ def _status(documents: Documents) -> str:
 def _tiles(documents: Documents, attributes: Mapping[str, Attribute]) -> list[Tile]:
     result, privacy = documents.result, documents.privacy
     auc, base = result.metrics.roc_auc.value, result.base_value("roc_auc")
-    gain = Tile("AUC gain over base", difference(auc, base), f"base model {number(base)}")
+    gain = Tile("AUC gain by training", difference(auc, base), f"before training {number(base)}")
     spent = largest_epsilon(privacy)
     return [
         _metric_tile("AUC", result.metrics.roc_auc),
@@ -199,7 +200,7 @@ def _metrics_table(result: Result) -> Table:
         item, base = result.metrics.of(name), result.base_value(name)
         row = (label, interval(item), number(base), difference(item.value, base))
         rows.append((*row, number(getattr(exact.metrics, name))) if exact else row)
-    columns = ("Metric", "Value (95 % interval)", "Base model", "Change")
+    columns = ("Metric", "Value (95 % interval)", "Before training", "Change")
     return Table((*columns, "Exact, simulation only") if exact else columns, tuple(rows))
 
 
@@ -259,8 +260,8 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
     edge = "" if threshold.log_odds is None else f", log-odds {threshold.log_odds:g}"
     return [
         ("Task", f"{job.task}: {label.column} is {' or '.join(label.values)}; favorable is {label.favorable}"),
-        ("Base model", manifest.base_model.path),
-        ("Adapter", f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}, aggregated with {job.aggregation}"),
+        ("Model", manifest.base_model.path),
+        ("Trained", f"{trained_part(job)}, aggregated with {job.aggregation}"),
         ("Aggregation error", f"{result.aggregation_error:.3g}"),
         ("Training", f"{job.training.local_steps} steps a round, {job.training.batch_size} {job.unit}s a step expected"),
         ("Sites", f"{len(manifest.sites)}; a round needs {job.federation.min_sites}"),
@@ -278,5 +279,5 @@ def _people(count: int | None) -> str:
 def _hashes(documents: Documents) -> list[tuple[str, str]]:
     return [
         ("Job", documents.manifest.job_sha256),
-        ("Base model", documents.manifest.base_model.sha256),
+        ("Model", documents.manifest.base_model.sha256),
     ]

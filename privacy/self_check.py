@@ -39,6 +39,19 @@ def synthetic_classification(vocabulary: int, labels: int, *, length: int = 12, 
     return loss
 
 
+def synthetic_features(features: int, labels: int, *, seed: int = 0) -> SyntheticLoss:
+    """Normal features with random labels, for a model called with ``features=``."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(_ROWS, features, generator=generator)
+    targets = torch.randint(labels, (_ROWS,), generator=generator)
+
+    def loss(model: nn.Module, rows: Tensor) -> Tensor:
+        device = next(model.parameters()).device
+        return per_example_cross_entropy(model(features=inputs[rows].to(device)), targets[rows].to(device))
+
+    return loss
+
+
 def check_engine(
     make_engine: Callable[[float], ClippingEngine], model: nn.Module, parameters: Parameters, loss: SyntheticLoss, *, seed: int = 0
 ) -> None:
@@ -51,7 +64,7 @@ def check_engine(
     model, parameters
         As for ``ClippingEngine.attach``; neither is changed.
     loss : SyntheticLoss
-        Losses of at least four synthetic records, see ``synthetic_classification``.
+        Losses of at least four synthetic records, see ``synthetic_classification`` and ``synthetic_features``.
 
     Raises
     ------

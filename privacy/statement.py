@@ -15,7 +15,7 @@ from fedethos.privacy.ledger_state import AccountState, LedgerState
 
 NOT_COVERED = (
     "What the model says about people in general: a pattern that holds without this person's records is not protected.",
-    "The base model: what it learned before this run.",
+    "A pretrained base model: what it learned before this run.",
     "Floating-point noise, which follows a Gaussian only to rounding, and the time at which messages arrive.",
     "That a site takes part, its declared size, and everything else that the job and the manifest state.",
     "Whoever can read the site's own files: records, ledger and logs at the site are not noised.",

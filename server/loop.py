@@ -1,6 +1,6 @@
 """The round loop: cohort, quorum, deadline, validation, aggregation, early stop, a checkpoint after every round.
 
-``coordinate`` reads top-down: set up, measure the untouched base model, train rounds, finish. It runs on any Flower ``Grid``.
+``coordinate`` reads top-down: set up, measure the model before training, train rounds, finish. It runs on any Flower ``Grid``.
 Next on the path: ``server/exchange.py`` (messages), ``strategies/`` (aggregation), ``client/node.py`` (the other side).
 """
 
@@ -83,7 +83,7 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
     state = state.remembering(seconds=state.memory.seconds + preparation)
     while state.round < plan.job.federation.rounds and not _stops_early(state, plan.job):
         state = _train_round(grid, plan, state, measure, release)
-    plan.observer.stage("Testing the final adapter")
+    plan.observer.stage("Testing the final model")
     plan.export(state.arrays, plan.folder.adapter)
     write_outcome(
         plan.folder,
@@ -122,8 +122,8 @@ def _set_up_sites(grid: Grid, plan: Coordination) -> None:
 
 
 def _base_model_round(plan: Coordination, measure: Measure | None) -> RunState:
-    """Round 0: the untouched base model."""
-    plan.observer.stage("Measuring the untouched base model")
+    """Round 0: before training."""
+    plan.observer.stage("Measuring the model before training")
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
     return _close_round(plan, state, measure, None, began=time.monotonic(), sites={}, outcome=Exchange())
 

@@ -16,14 +16,13 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from fedethos.client.app import build_client_app, incidents
+from fedethos.data.records import Records
 from fedethos.documents import dump_job, load_job
 from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
 from fedethos.governance.report import render_report
 from fedethos.job import Job
 from fedethos.messages import Arrays
-from fedethos.models.adapter import read_arrays, save_adapter
-from fedethos.models.base import weights_hash
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
@@ -36,7 +35,9 @@ from fedethos.simulations.virtual_sites import Federation, open_federation
 ENGINE = "inprocess"
 
 
-def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool = False, force: bool = False) -> Path:
+def simulate(
+    job: Job, out: Path, *, base: Path, observer: Observer, wire: bool = False, force: bool = False, records: Records | None = None
+) -> Path:
     """Run ``job`` into the new folder ``out`` and render its report.
 
     Parameters
@@ -47,12 +48,14 @@ def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool 
         Send every message through Flower's serialisation.
     force : bool
         Replace a run that is already in ``out``.
+    records : Records, optional
+        What ``read_records`` gave for this job's data, so that many seeds read a table once.
     """
     with RunFolder(out).create(force=force) as folder:
         folder.write_job(dump_job(job))
         folder.write_local({"base": str(base.resolve()), "wire": wire})
         try:
-            _run(job, folder, base=base, wire=wire, observer=observer)
+            _run(job, folder, base=base, wire=wire, observer=observer, records=records)
         except FedethosError:
             if not folder.manifest.exists():
                 folder.discard()
@@ -76,21 +79,21 @@ def resume(out: Path, *, observer: Observer) -> Path:
     return out
 
 
-def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer) -> None:
+def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer, records: Records | None = None) -> None:
     quiet_logs()
     started = time.monotonic()
     with (
         _incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
-        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer) as federation,
+        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer, records=records) as federation,
     ):
-        base_weights = weights_hash(federation.model.model)
+        base_weights = federation.model.base_weights()
         plan = _coordination(job, folder, federation, observer, started)
         if not folder.manifest.exists():
             folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
         app = build_client_app(lambda context: federation.nodes[context.node_id])
         build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))
-        if weights_hash(federation.model.model) != base_weights:
+        if federation.model.base_weights() != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
     render_report(folder.path)
 
@@ -100,7 +103,7 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
 
     def export(arrays: Arrays, where: Path) -> None:
         model.load(arrays)
-        save_adapter(where, model.model)
+        federation.task.save(where)
 
     return Coordination(
         job=job,
@@ -108,7 +111,7 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
         sites=federation.sites,
         base_sha256=model.base_sha256,
         initial=model.read(),
-        frozen=read_arrays(model.model, model.frozen_names),
+        frozen=model.read_frozen(),
         export=export,
         observer=observer,
         engine=ENGINE,

@@ -17,8 +17,8 @@ from fedethos.storage import JsonValue
 _PACKAGES = ("fedethos", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "fairlearn", "numpy", "pandas", "tokenizers")
 
 
-def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, engine: str) -> dict[str, JsonValue]:
-    """Facts known before round 1. ``base_weights`` is the hash of the frozen parameters in memory."""
+def simulation_manifest(job: Job, federation: Federation, base_weights: str | None, *, engine: str) -> dict[str, JsonValue]:
+    """Facts known before round 1. ``base_weights`` is ``NodeModel.base_weights()``."""
     private = job.privacy.mode != "none"
     return {
         "name": job.name,

@@ -1,4 +1,4 @@
-"""From one table to several virtual sites: partition, split, tokens, frozen-prefix caches, privacy plans."""
+"""From one table to several virtual sites: partition, split, inputs, privacy plans."""
 
 from __future__ import annotations
 
@@ -8,32 +8,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
-
-from fedethos.client.examples import Examples, HiddenInputs, Inputs, TokenInputs
-from fedethos.client.model import NodeModel, training_device
+from fedethos.client.examples import Examples
+from fedethos.client.model import NodeModel
 from fedethos.client.node import Node, SourceOf, clipping_engine
+from fedethos.client.registry import prepare_task
+from fedethos.client.task import Task
 from fedethos.data.bound import at_most
 from fedethos.data.contract import apply_contract
 from fedethos.data.readers import read_table
 from fedethos.data.records import Records
 from fedethos.data.split import split_records
-from fedethos.data.tokens import tokenize
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import SplitName
-from fedethos.models import prefix
-from fedethos.models.adapter import attach_lora
-from fedethos.models.assets import resolve
-from fedethos.models.base import load_base
 from fedethos.privacy.ledger import Ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.ledger_plan import CommittedPlan
 from fedethos.privacy.planner import allotments
 from fedethos.privacy.randomness import SecureSource, SeededSource
-from fedethos.privacy.self_check import check_engine, synthetic_classification
+from fedethos.privacy.self_check import check_engine
 from fedethos.progress import Observer
 from fedethos.server.site import Site
 from fedethos.simulations.partition import check_site_labels, partition
@@ -48,16 +41,26 @@ _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that t
 class Federation:
     """Virtual sites that share one model."""
 
-    model: NodeModel
+    task: Task
     sites: Mapping[int, Site]
     nodes: Mapping[int, Node]
 
+    @property
+    def model(self) -> NodeModel:
+        return self.task.model
 
-def site_records(job: Job, base: Path) -> dict[str, dict[SplitName, Records]]:
-    """Each virtual site's records by split. ``base`` is the folder that relative paths in the job start from."""
+
+def read_records(job: Job, base: Path) -> Records:
+    """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from."""
     plan = job.simulation.partition
     by_column = plan.by if plan.kind == "by-column" else None
-    records = apply_contract(read_table(job.data, base=base), job.data, keep=by_column)
+    return apply_contract(read_table(job.data, base=base), job.data, keep=by_column)
+
+
+def site_records(job: Job, base: Path, records: Records | None = None) -> dict[str, dict[SplitName, Records]]:
+    """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds."""
+    plan = job.simulation.partition
+    records = records or read_records(job, base)
     parts = partition(
         records,
         plan,
@@ -110,58 +113,38 @@ def approved_sites(job: Job, sizes: Mapping[str, int]) -> dict[int, Site]:
 
 
 @contextmanager
-def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer) -> Iterator[Federation]:
-    """Load the model once, commit every site's plan in ``ledger``, read the records, cache what is frozen.
+def open_federation(
+    job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer, records: Records | None = None
+) -> Iterator[Federation]:
+    """Prepare the task once, commit every site's plan in ``ledger``, read the records (or take ``records``), make their inputs.
 
-    Caches are deleted on leaving; the ledger stays.
+    Temporary files are deleted on leaving; the ledger stays.
     """
-    observer.stage("Loading the base model")
-    where = resolve(job.model.path, base=base)
-    loaded = load_base(where, num_labels=len(job.data.label.values), sha256=job.model.sha256, seed=job.simulation.seed)
-    _check_length(job, loaded.model.config.max_position_embeddings)
-    device = training_device()
-    adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa").to(device)
+    with ExitStack() as resources:
+        observer.stage("Loading the model")
+        task = prepare_task(job, base=base, scratch=scratch, resources=resources)
 
-    observer.stage("Reading and splitting the records")
-    by_site = site_records(job, base)
-    sizes = {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
-    sites = approved_sites(job, sizes)
+        observer.stage("Reading and splitting the records")
+        by_site = site_records(job, base, records)
+        sizes = {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
+        sites = approved_sites(job, sizes)
 
-    with ExitStack() as caches:
-        committed = _committed_plans(job, sizes, ledger, caches)
-        cached = caches_prefix(job, adapted)
-        model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
+        committed = _committed_plans(job, sizes, ledger, resources)
         if job.privacy.mode != "none":
             observer.stage("Checking the clipping engine against plain gradients")
-            synthetic = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
-            check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic)
+            check_engine(partial(clipping_engine, job), task.model.model, task.model.parameters, task.synthetic_loss)
         nodes = {}
         for node_id, site in sites.items():
-            if cached:
-                observer.stage(f"Caching the frozen layers, site {node_id} of {len(sites)}")
-            examples = {
-                split: Examples.of(records, job.unit, _inputs(job, adapted, loaded.tokenizer, records, scratch, caches, cached=cached))
-                for split, records in by_site[site.name].items()
-            }
+            observer.stage(f"Preparing the records, site {node_id} of {len(sites)}")
             nodes[node_id] = Node(
                 job=job,
-                model=model,
-                examples=examples,
+                model=task.model,
+                examples={split: Examples.of(records, job.unit, task.inputs(records)) for split, records in by_site[site.name].items()},
                 declared_size=site.declared_size,
                 ledger=committed.get(site.name),
                 source_of=_sources(job, site.name),
             )
-        yield Federation(model, sites, nodes)
-
-
-def _check_length(job: Job, longest: int) -> None:
-    if job.model.max_length > longest:
-        raise FedethosError(
-            "MODEL-421",
-            f"model.max_length is {job.model.max_length}, and the base model reads at most {longest} tokens.",
-            where="model.max_length",
-            fix="Lower it.",
-        )
+        yield Federation(task, sites, nodes)
 
 
 def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: ExitStack) -> dict[str, CommittedPlan]:
@@ -192,38 +175,6 @@ def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: 
             )
         )
     return committed
-
-
-def caches_prefix(job: Job, model: PeftModel) -> bool:
-    """Whether layers below the first adapter are computed once a record (``training.cache_frozen_prefix``)."""
-    wish = job.training.cache_frozen_prefix
-    if wish == "off":
-        return False
-    possible = prefix.tail_start(model) > 0
-    if wish == "on" and not possible:
-        raise FedethosError(
-            "MODEL-420",
-            "training.cache_frozen_prefix is on, but no whole layer lies below the first adapter.",
-            where="lora.layers_to_transform",
-            fix="Adapt upper layers only, or set training.cache_frozen_prefix to auto.",
-        )
-    return possible
-
-
-def _inputs(
-    job: Job,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    records: Records,
-    scratch: Path,
-    caches: ExitStack,
-    *,
-    cached: bool,
-) -> Inputs:
-    table = tokenize(records.text, tokenizer, job.model.max_length)
-    if not cached:
-        return TokenInputs(table)
-    return HiddenInputs(caches.enter_context(prefix.build_cache(model, table, folder=scratch, dtype=np.dtype(job.training.cache_dtype))))
 
 
 def _sources(job: Job, site: str) -> SourceOf:

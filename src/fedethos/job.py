@@ -14,9 +14,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
 UNKNOWN = "unknown"  # the group of a record whose sensitive attribute is missing
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
@@ -27,9 +29,21 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    path: str = Field(description="A folder with config.json and *.safetensors, or asset:NAME (see `fedethos models list`).")
+    path: str = Field(
+        description="A folder with config.json and *.safetensors, or asset:NAME (see `fedethos models list`); "
+        "for tabular-classification builtin:linear or builtin:mlp."
+    )
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Content hash of the folder; a mismatch is refused.")
     max_length: int = Field(128, ge=4, le=8192, description="Longest input in tokens; longer texts are cut.")
+    hidden: list[Annotated[int, Field(ge=1, le=4096)]] | None = Field(
+        None, min_length=1, max_length=8, description="Width of each hidden layer of builtin:mlp, such as [64]."
+    )
+
+    @model_validator(mode="after")
+    def _hidden_layers_belong_to_the_mlp(self) -> Model:
+        if (self.hidden is not None) != (self.path == MLP):
+            raise PydanticCustomError("CFG-272", "model.hidden gives the widths of builtin:mlp's hidden layers: with it, and only with it.")
+        return self
 
 
 class Lora(Section):
@@ -68,6 +82,30 @@ class Label(Section):
         return self.values.index(self.favorable)
 
 
+class Numeric(Section):
+    """A numeric feature with PUBLIC scaling constants: ``low`` and ``high``, or ``mean`` and ``scale``."""
+
+    low: FiniteFloat | None = Field(None, description="Becomes 0; what is below counts as low.")
+    high: FiniteFloat | None = Field(None, description="Becomes 1; what is above counts as high.")
+    log: bool = Field(False, description="Scale log(1 + value) between low and high instead of the value.")
+    mean: FiniteFloat | None = Field(None, description="Becomes 0; instead of low and high.")
+    scale: PositiveFloat | None = Field(None, description="Distance from the mean that becomes 1, such as a standard deviation.")
+
+    @model_validator(mode="after")
+    def _one_way_to_scale(self) -> Numeric:
+        if (
+            (self.low is None) == (self.mean is None)
+            or (self.low is None) != (self.high is None)
+            or (self.mean is None) != (self.scale is None)
+        ):
+            raise PydanticCustomError("CFG-273", "A numeric feature needs low and high, or mean and scale.")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise PydanticCustomError("CFG-273", "The low of a numeric feature is not below its high.")
+        if self.log and (self.low is None or self.low < 0.0):
+            raise PydanticCustomError("CFG-273", "log: true needs low and high, with a low of at least 0.")
+        return self
+
+
 class Split(Section):
     """Shares of the people, not of the rows; drawn once by a salted hash, the same for ever."""
 
@@ -96,8 +134,14 @@ class Data(Section):
         default_factory=dict,
         description="Per column: raw value to declared category, or a threshold such as '>=1' to a category.",
     )
-    text: str | dict[Literal["column"], str] = Field(
-        description="A template over columns, '{age} years old, {occupation}', or {column: NAME} for a text column as it is."
+    text: str | dict[Literal["column"], str] | None = Field(
+        None, description="A template over columns, '{age} years old, {occupation}', or {column: NAME} for a text column as it is."
+    )
+    features: dict[str, Numeric | list[str]] | None = Field(
+        None,
+        min_length=1,
+        description="Instead of text, for tabular-classification: per column {low: 17, high: 90}, {mean: 38.6, scale: 13.7}, "
+        "or the list of its categories. Public constants, never read off a site's table.",
     )
     label: Label
     sensitive: dict[str, list[str]] = Field(
@@ -121,12 +165,23 @@ class Data(Section):
             raise PydanticCustomError("CFG-221", "data.text is a template or {column: NAME}.")
         return self
 
+    @model_validator(mode="after")
+    def _features_are_well_declared(self) -> Data:
+        for column, declared in (self.features or {}).items():
+            if isinstance(declared, list) and (not declared or len(set(declared)) != len(declared)):
+                raise PydanticCustomError("CFG-274", "A list under data.features is empty or names a category twice.")
+            if column in (self.label.column, self.person_id):
+                raise PydanticCustomError(
+                    "CFG-275", "data.features holds the label or the person's identifier: the model would read the answer."
+                )
+        return self
+
 
 class Training(Section):
     local_steps: int = Field(20, ge=1, le=100_000, description="Optimizer steps per site and round.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Expected units per step (Poisson); q = batch_size / declared size.")
     micro_batch_tokens: int = Field(
-        8192, ge=1, description="Padded tokens per forward pass. It bounds memory; the mathematics does not change."
+        8192, ge=1, description="Padded tokens (tabular: records) per forward pass. It bounds memory; the mathematics does not change."
     )
     learning_rate: PositiveFloat = Field(2.0e-3, description="Of the adapters, at each site.")
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
@@ -201,7 +256,7 @@ def _duration(value: object) -> object:
 
 class Federation(Section):
     rounds: int = Field(5, ge=1, le=10_000, description="Epsilon is planned over all of them.")
-    aggregation: Literal["auto", "fedavg", "ffa"] = Field("auto", description="auto: ffa (A frozen) under privacy, fedavg without.")
+    aggregation: Literal["auto", "fedavg", "ffa"] = Field("auto", description="auto: ffa (A frozen) for LoRA under privacy, else fedavg.")
     server_optimizer: Literal["none", "fedadam"] = Field("none", description="Flower's FedAdam over the averaged adapters.")
     server_learning_rate: PositiveFloat = Field(0.01, description="Step of the server optimizer.")
     sites: dict[str, SitePlan] = Field(default_factory=dict, description="Approved sites; empty in a simulation.")
@@ -246,7 +301,7 @@ class Job(Section):
 
     schema_: Literal["fedethos/job/v1"] = Field("fedethos/job/v1", alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Name of the run folder.")
-    task: Literal["text-classification"] = Field("text-classification", description="What the model learns.")
+    task: Literal["text-classification", "tabular-classification"] = Field("text-classification", description="What the model learns.")
     model: Model
     lora: Lora = Field(default_factory=Lora)
     data: Data
@@ -269,6 +324,38 @@ class Job(Section):
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
         return self
 
+    @model_validator(mode="after")
+    def _task_has_its_inputs_and_model(self) -> Job:
+        tabular = self.task == "tabular-classification"
+        if (self.data.text is None) != tabular or (self.data.features is None) == tabular:
+            raise PydanticCustomError(
+                "CFG-270", "The task text-classification needs data.text, tabular-classification data.features; never both."
+            )
+        if (self.model.path in (LINEAR, MLP)) != tabular:
+            raise PydanticCustomError(
+                "CFG-271", "tabular-classification trains builtin:linear or builtin:mlp, and no other task does (model.path)."
+            )
+        if tabular and self.federation.aggregation == "ffa":
+            raise PydanticCustomError(
+                "CFG-276", "federation.aggregation ffa is a rule for LoRA; a tabular model has none. Use fedavg or auto."
+            )
+        if tabular and (idle := self._set_for_nothing()):
+            raise PydanticCustomError("CFG-277", f"These keys do nothing for tabular-classification; leave them out: {', '.join(idle)}.")
+        return self
+
+    def _set_for_nothing(self) -> list[str]:
+        """Keys of adapters and texts that a tabular job sets to something else than their default."""
+        training = self.training
+        changed = {
+            "lora": self.lora != Lora(),
+            "model.sha256": self.model.sha256 is not None,
+            "model.max_length": self.model.max_length != Model.model_fields["max_length"].default,
+            "training.head_learning_rate": training.head_learning_rate is not None,
+            "training.cache_frozen_prefix": training.cache_frozen_prefix != "auto",
+            "training.cache_dtype": training.cache_dtype != "float32",
+        }
+        return [key for key, is_set in changed.items() if is_set]
+
     @property
     def unit(self) -> Literal["person", "record"]:
         """The unit of privacy, with ``auto`` resolved."""
@@ -285,7 +372,7 @@ class Job(Section):
     def aggregation(self) -> Literal["fedavg", "ffa"]:
         """The aggregation rule, with ``auto`` resolved."""
         if self.federation.aggregation == "auto":
-            return "fedavg" if self.privacy.mode == "none" else "ffa"
+            return "fedavg" if self.privacy.mode == "none" or self.task == "tabular-classification" else "ffa"
         return self.federation.aggregation
 
     @property

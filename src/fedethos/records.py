@@ -40,7 +40,7 @@ class Refusal(Document):
 
 
 class Round(Document):
-    """One line of ``rounds.jsonl``; round 0 is the untouched base model. ``seconds`` and bytes are of this round alone."""
+    """One line of ``rounds.jsonl``; round 0 is before training. ``seconds`` and bytes are of this round alone."""
 
     round: Count
     seconds: Seconds

@@ -40,7 +40,7 @@ FILES = (
     "incidents.log",
     *LEDGER_FILES,
 )
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "model.safetensors", "config.json")
 CHECKPOINT_FILES = ("state.json", "arrays.safetensors", "strategy.safetensors")
 LOCK = ".lock"
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 
+from fedethos.data.features import feature_names
+from fedethos.job import Job
 from fedethos.records import Manifest, PrivacyReport
 from fedethos.result import Interval, Result
 
@@ -79,6 +81,14 @@ def guarantee(privacy: PrivacyReport) -> str:
     if privacy.mode == "none":
         return "no privacy protection"
     return f"per {privacy.unit} and site, {privacy.adjacency}, delta {privacy.delta:g}"
+
+
+def trained_part(job: Job) -> str:
+    """What of the model trains, and of which size."""
+    if job.data.features is None:
+        return f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}, and the head"
+    hidden = "".join(f", hidden layer of {width}" for width in job.model.hidden or ())
+    return f"the whole model, {len(feature_names(job.data.features))} inputs from {len(job.data.features)} columns{hidden}"
 
 
 def marks(manifest: Manifest, privacy: PrivacyReport) -> list[str]:

@@ -121,7 +121,7 @@ def test_keys_that_the_author_chose_are_not_repeated(refusal):
 
 def test_a_key_that_a_mapping_does_not_take_is_not_repeated(refusal):
     error = refusal(MINIMAL, f"data.text={{{CANARY}: age}}")
-    assert (error.code, error.what) == ("CFG-204", "`data.text` is outside what is allowed: text or a section with column.")
+    assert (error.code, error.what) == ("CFG-204", "`data.text` is outside what is allowed: text or a section with column or null.")
 
 
 @pytest.mark.parametrize("key", [f"{CANARY} JANE", "7391", f"é{CANARY}", CANARY * 5])
