@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fedethos.client.examples import Examples, HiddenInputs, Inputs, TokenInputs
 from fedethos.client.model import NodeModel, training_device
-from fedethos.client.node import Node, SourceOf, clipping_engine
+from fedethos.client.node import Node, SourceOf, clipping_engine, clipping_rule
 from fedethos.data.bound import at_most
 from fedethos.data.contract import apply_contract
 from fedethos.data.readers import read_table
@@ -134,7 +134,7 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
         if job.privacy.mode != "none":
             observer.stage("Checking the clipping engine against plain gradients")
             synthetic = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
-            check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic)
+            check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic, clipping=clipping_rule(job))
         nodes = {}
         for node_id, site in sites.items():
             if cached:

@@ -11,19 +11,13 @@ import json
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
+from fedethos.section import Fraction, PositiveFloat, Section
+
 UNKNOWN = "unknown"  # the group of a record whose sensitive attribute is missing
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values are never echoed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 class Model(Section):
@@ -158,6 +152,12 @@ class Privacy(Section):
     epsilon: float | None = Field(8.0, gt=0.0, le=50.0, description="Per site, over the whole job. null only with mode: none.")
     delta: float = Field(1.0e-5, gt=0.0, lt=0.01, description="Chance that epsilon does not hold; well below one in the number of people.")
     max_grad_norm: PositiveFloat = Field(1.0, description="C: each unit's gradient is clipped to this L2 norm.")
+    clipping: Literal["flat", "automatic", "adaptive"] = Field(
+        "flat",
+        description="flat: scale down gradients above C. automatic: scale every gradient to about C (AUTO-S). "
+        "adaptive: learn C in each round, from max_grad_norm on.",
+    )
+    adaptive: AdaptiveClipping = Field(default_factory=AdaptiveClipping)
     engine: Literal["fused", "opacus"] = Field(
         "fused", description="What bounds each unit's gradient: fused into the LoRA layers (fast), or Opacus' hooks. Same numbers."
     )
@@ -170,10 +170,27 @@ class Privacy(Section):
             raise PydanticCustomError("CFG-222", "privacy.epsilon is null, but privacy.mode is not none.")
         return self
 
+    @model_validator(mode="after")
+    def _clipping_fits(self) -> Privacy:
+        if self.clipping != "adaptive" and self.adaptive != AdaptiveClipping():
+            raise PydanticCustomError("CFG-240", "privacy.adaptive is set, but privacy.clipping is not adaptive.")
+        if self.clipping == "adaptive" and not self.adaptive.min_clipbound <= self.max_grad_norm <= self.adaptive.max_clipbound:
+            raise PydanticCustomError(
+                "CFG-241",
+                "privacy.max_grad_norm, where the clipping norm starts, is outside privacy.adaptive's min_clipbound and max_clipbound.",
+            )
+        return self
+
 
 class Fairness(Section):
     thresholds: Literal["pooled", "fixed"] = Field(
         "pooled", description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5."
+    )
+    attribute: str | None = Field(None, description="Sensitive attribute whose cells are weighed; null: the first of data.sensitive.")
+    max_weight: float = Field(4.0, ge=1.0, allow_inf_nan=False, description="No cell weighs more, whatever the coordinator asks for.")
+    cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
+        None,
+        description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
     )
 
 
@@ -267,6 +284,16 @@ class Job(Section):
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
+        return self
+
+    @model_validator(mode="after")
+    def _cells_are_declared(self) -> Job:
+        fairness, sensitive = self.fairness, self.data.sensitive
+        if fairness.attribute is not None and fairness.attribute not in sensitive:
+            raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
+        if fairness.cell_weights is not None:
+            groups = [*sensitive[fairness.attribute or next(iter(sensitive))], UNKNOWN] if sensitive else []
+            check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
         return self
 
     @property
