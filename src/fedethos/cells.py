@@ -6,7 +6,8 @@ are public constants; those of a request are checked and bounded by ``client/cel
 
 from __future__ import annotations
 
-from fedethos.job import UNKNOWN, Job
+from fedethos.job import Job
+from fedethos.job_data import UNKNOWN
 
 
 def weighed_attribute(job: Job) -> str:
