@@ -9,7 +9,7 @@ import torch
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel, log_odds_of
 from fedethos.fairness.histograms import OVERALL, histogram
-from fedethos.job import Data
+from fedethos.job_data import Data
 from fedethos.messages import Tables
 
 _TOKENS_PER_BATCH = 8192

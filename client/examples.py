@@ -74,12 +74,16 @@ class FeatureInputs:
 
 @dataclass(frozen=True)
 class Examples:
-    """``label`` int64[n], ``groups`` attribute -> int64[n], ``unit`` int64[n] dense in [0, units)."""
+    """``label`` int64[n], ``groups`` attribute -> int64[n], ``unit`` int64[n] dense in [0, units).
+
+    ``weight`` float64[n] multiplies gradients after clipping; None: all are 1.
+    """
 
     inputs: Inputs
     label: Indices
     groups: Mapping[str, Indices]
     unit: Indices
+    weight: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, records: Records, unit: Literal["person", "record"], inputs: Inputs) -> Examples:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import fedethos
+from fedethos.client.cell_weights import Floats, accepted_weights, weighed
 from fedethos.client.evaluator import score, tabulate
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
@@ -18,6 +19,7 @@ from fedethos.errors import FedethosError
 from fedethos.fairness.layout import Layout
 from fedethos.job import Job
 from fedethos.messages import Basis, EvaluateReply, Request, SetupReply, SplitName, Tables, TrainReply
+from fedethos.privacy.clipping import Clipping
 from fedethos.privacy.counts import purpose_of, release_counts
 from fedethos.privacy.engine import ClippingEngine, PlainEngine
 from fedethos.privacy.events import TrainingSteps
@@ -54,14 +56,15 @@ class Node:
     def train(self, request: Request) -> TrainReply:
         """One round of local training from the given adapter. A round that was answered before is answered with the stored bytes."""
         self._check(request, rounds=range(1, self.job.federation.rounds + 1))
+        weights = accepted_weights(request.cell_weights, self.job)
         if self.ledger is None:
             self._load(request)
-            self._train(request.round, PlainEngine(), noise_multiplier=0.0)
+            self._train(request.round, PlainEngine(), weights, noise_multiplier=0.0)
             return unprotected_update(self.model.read(), self.job)
         if (stored := self.ledger.stored_reply(TRAIN, request.round)) is not None:
             return stored_update(stored)
         self._load(request)
-        return self._train_privately(request.round, self.ledger)
+        return self._train_privately(request.round, weights, self.ledger)
 
     def evaluate(self, request: Request) -> EvaluateReply:
         """Counts of this site's validation or test people: noisy ones that the ledger paid for, exact ones under ``privacy.mode: none``."""
@@ -78,7 +81,7 @@ class Node:
             )
         return self._release_counts(request, request.split, Layout(request.cuts, request.edge), self.ledger)
 
-    def _train_privately(self, round: int, ledger: CommittedPlan) -> TrainReply:
+    def _train_privately(self, round: int, weights: Floats | None, ledger: CommittedPlan) -> TrainReply:
         """Pay, train with the noise that was paid for, record, and only then hand the update over."""
         training, privacy = self.job.training, self.job.privacy
         if ledger.lost(TRAIN, round):
@@ -87,7 +90,7 @@ class Node:
         if not isinstance(receipt.event, TrainingSteps):
             raise FedethosError("PRIV-336", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
         noise_multiplier = receipt.event.noise_multiplier
-        self._train(round, clipping_engine(self.job, privacy.max_grad_norm), noise_multiplier=noise_multiplier)
+        self._train(round, clipping_engine(self.job, privacy.max_grad_norm), weights, noise_multiplier=noise_multiplier)
         rate = sampling_rate_of(self.job, self.declared_size)
         performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=training.local_steps)
         return paid_update(receipt.release(self.model.read(), event=performed), ledger)
@@ -108,9 +111,17 @@ class Node:
         examples = self.examples[split]
         return tabulate(score(self.model, examples, self.job.data.label.favorable_index), examples, self.job.data)
 
-    def _train(self, round: int, engine: ClippingEngine, *, noise_multiplier: float) -> None:
-        plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier)
-        train_round(self.model, self.examples["train"], self.job.training, plan, engine, lambda step: self.source_of(round, step))
+    def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> None:
+        largest = 1.0 if weights is None else float(weights.max())
+        plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier, largest_weight=largest)
+        train_round(
+            self.model,
+            weighed(self.examples["train"], weights, self.job),
+            self.job.training,
+            plan,
+            engine,
+            lambda step: self.source_of(round, step),
+        )
 
     def _load(self, request: Request) -> None:
         if set(request.arrays) != set(self.model.trainable_names):
@@ -130,8 +141,14 @@ class Node:
 
 
 def clipping_engine(job: Job, max_grad_norm: float) -> ClippingEngine:
-    """The engine that the job names (``privacy.engine``)."""
-    return FusedEngine(max_grad_norm) if job.privacy.engine == "fused" else OpacusEngine(max_grad_norm)
+    """The engine that the job names (``privacy.engine``, ``privacy.clipping``)."""
+    engine = FusedEngine if job.privacy.engine == "fused" else OpacusEngine
+    return engine(max_grad_norm, clipping_rule(job))
+
+
+def clipping_rule(job: Job) -> Clipping:
+    """What a step does with a gradient; adaptive clipping is flat within a step."""
+    return "automatic" if job.privacy.clipping == "automatic" else "flat"
 
 
 def _not_negotiated() -> FedethosError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fedethos.errors import FedethosError
 from fedethos.job import Job
+from fedethos.privacy.adaptive import gradient_noise_multiplier
 from fedethos.privacy.composition import epsilon, least_noise_factor
 from fedethos.privacy.counts import plan_counts
 from fedethos.privacy.events import Allotment, TrainingSteps
@@ -35,11 +36,13 @@ class SiteCost:
 def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> tuple[Allotment, ...]:
     """Everything that a site of this size releases in the whole job: training, once a round, and counts. Empty under mode none.
 
-    Errors as for ``training_noise``.
+    Errors as for ``training_noise``, and PRIV-350 when the count of adaptive clipping costs too much.
     """
     if job.privacy.mode == "none":
         return ()
     noise = training_noise(job, declared_size=declared_size, rows_per_unit=rows_per_unit)
+    if job.privacy.clipping == "adaptive":
+        gradient_noise_multiplier(noise, job.privacy.adaptive.unclipped_num_std)
     return (_training(job, declared_size, noise), *_counts(job, rows_per_unit))
 
 

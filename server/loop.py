@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from fedethos.job import Job
 from fedethos.messages import ARRAYS, CONFIG, SETUP, TRAIN, Arrays, Reply, Request, SetupReply, TrainReply, encode_arrays, encode_request
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
+from fedethos.server.cell_weights import cell_weights
 from fedethos.server.cohort import CohortGrid, choose_cohort
 from fedethos.server.exchange import Exchange, exchange, require_quorum
 from fedethos.server.measure import (
@@ -141,7 +142,8 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
         if isinstance(reply, TrainReply):
             check_update(reply, state.arrays, job)
 
-    messages = _train_messages(strategy, grid, plan, cohort, number, state.arrays)
+    request = replace(_request(plan, number, state.arrays), cell_weights=cell_weights(job, state))
+    messages = _train_messages(strategy, grid, cohort, request)
     outcome = exchange(grid, messages, cohort, deadline=job.federation.deadline, validate=check, on_state=plan.observer.site)
     require_quorum(outcome, job.federation.min_sites, doing=f"round {number}")
 
@@ -163,19 +165,17 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
     return _close_round(plan, trained, measure, release, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
 
 
-def _train_messages(
-    strategy: Strategy, grid: Grid, plan: Coordination, cohort: Mapping[int, Site], number: int, arrays: Arrays
-) -> list[Message]:
+def _train_messages(strategy: Strategy, grid: Grid, cohort: Mapping[int, Site], request: Request) -> list[Message]:
     """The strategy decides who is asked and with what; the message contract decides what a request looks like."""
-    content = encode_request(TRAIN, _request(plan, number, arrays))
+    content = encode_request(TRAIN, request)
     config = ConfigRecord(dict(content.config_records[CONFIG]))
-    proposed = strategy.configure_train(number, content.array_records[ARRAYS], config, CohortGrid(grid, cohort))
+    proposed = strategy.configure_train(request.round, content.array_records[ARRAYS], config, CohortGrid(grid, cohort))
     return [
         Message(
             RecordDict({ARRAYS: message.content.array_records[ARRAYS], CONFIG: message.content.config_records[CONFIG]}),
             message.metadata.dst_node_id,
             TRAIN,
-            group_id=str(number),
+            group_id=str(request.round),
         )
         for message in proposed
     ]

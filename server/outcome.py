@@ -23,6 +23,7 @@ from fedethos.server.state import RunState
 from fedethos.storage import JsonValue
 
 COVERED = "Epsilon covers training and every count that was released."
+WEIGHED = " It is that of a unit in the cell with the largest weight; a unit in another cell loses no more."
 NO_PRIVACY = "No privacy protection"
 SEEDED = "Simulation, not a guarantee"
 
@@ -283,5 +284,5 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": job.privacy.secure_rng is True,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": COVERED if private else NO_PRIVACY,
+        "statement": COVERED + (WEIGHED if job.fairness.cell_weights is not None else "") if private else NO_PRIVACY,
     }

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from fedethos.cells import constant_weights
+from fedethos.client.cell_weights import accepted_weights, weighed
 from fedethos.client.node import Node, clipping_engine
 from fedethos.client.trainer import StepPlan
 from fedethos.errors import FedethosError
@@ -131,16 +133,15 @@ def _planned(job: Job, stated: _Stated, declared_size: int, steps: int | None, c
 
 
 def _subject(node: Node, plan: PrivacyPlan) -> Subject:
-    local_steps = node.job.training.local_steps
+    job = node.job
+    weights = accepted_weights(constant_weights(job), job)
+    largest = 1.0 if weights is None else float(weights.max())
     return Subject(
         model=node.model,
-        examples=node.examples["train"],
+        examples=weighed(node.examples["train"], weights, job),
         plan=plan,
-        step=StepPlan(
-            sampling_rate=plan.sampling_rate,
-            expected_batch_size=plan.expected_batch_size,
-            noise_std=plan.noise_multiplier * plan.max_grad_norm,
-        ),
-        make_engine=partial(clipping_engine, node.job),
-        source_of=lambda step: node.source_of(1 + step // local_steps, step % local_steps),
+        step=StepPlan.of(job, declared_size=node.declared_size, noise_multiplier=plan.noise_multiplier, largest_weight=largest),
+        make_engine=partial(clipping_engine, job),
+        source_of=lambda step: node.source_of(1 + step // job.training.local_steps, step % job.training.local_steps),
+        largest_weight=largest,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
-from fedethos.client.node import Node, SourceOf, clipping_engine
+from fedethos.client.node import Node, SourceOf, clipping_engine, clipping_rule
 from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.data.bound import at_most
@@ -132,7 +132,9 @@ def open_federation(
         committed = _committed_plans(job, sizes, ledger, resources)
         if job.privacy.mode != "none":
             observer.stage("Checking the clipping engine against plain gradients")
-            check_engine(partial(clipping_engine, job), task.model.model, task.model.parameters, task.synthetic_loss)
+            check_engine(
+                partial(clipping_engine, job), task.model.model, task.model.parameters, task.synthetic_loss, clipping=clipping_rule(job)
+            )
         nodes = {}
         for node_id, site in sites.items():
             observer.stage(f"Preparing the records, site {node_id} of {len(sites)}")

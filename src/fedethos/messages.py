@@ -52,7 +52,8 @@ class Request:
     """What every request says about itself.
 
     ``attempt`` counts repetitions of a round after a restart. For ``evaluate`` only: ``split``, and which noisy tables a private job
-    wants (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables.
+    wants (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables. For ``train``
+    only: ``cell_weights`` in the order of ``fedethos/cells.py``.
     """
 
     job_sha256: str
@@ -63,6 +64,7 @@ class Request:
     split: SplitName | None = None
     cuts: tuple[int, ...] | None = None
     edge: int | None = None
+    cell_weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def encode_request(message_type: str, request: Request) -> RecordDict:
             config["cuts"] = list(request.cuts)
         if request.edge is not None:
             config["edge"] = request.edge
+    if message_type == TRAIN and request.cell_weights is not None:
+        config["cell-weights"] = list(request.cell_weights)
     return RecordDict({ARRAYS: encode_arrays(request.arrays), CONFIG: ConfigRecord(config)})
 
 
@@ -150,6 +154,8 @@ def decode_request(message: Message) -> Request:
     if message.metadata.message_type == EVALUATE:
         keys["split"] = str
         keys |= {name: kind for name, kind in (("cuts", list), ("edge", int)) if name in config}
+    if message.metadata.message_type == TRAIN and "cell-weights" in config:
+        keys["cell-weights"] = list
     if {name: type(value) for name, value in config.items()} != keys or config["contract"] != CONTRACT_VERSION:
         raise _malformed("the config record has other keys, types or another contract version")
     split = config.get("split")
@@ -158,6 +164,9 @@ def decode_request(message: Message) -> Request:
     cuts, edge = config.get("cuts"), config.get("edge")
     if isinstance(cuts, list) and not all(type(cut) is int for cut in cuts):
         raise _malformed("the cuts are not whole numbers")
+    weights = config.get("cell-weights")
+    if isinstance(weights, list) and not all(type(weight) is float for weight in weights):
+        raise _malformed("the cell weights are not floating-point numbers")
     arrays = decode_arrays(content.array_records[ARRAYS], np.float32, "SEC-630")
     return Request(
         job_sha256=str(config["job-sha256"]),
@@ -168,6 +177,7 @@ def decode_request(message: Message) -> Request:
         split=split,  # type: ignore[arg-type]
         cuts=tuple(cuts) if isinstance(cuts, list) else None,  # type: ignore[arg-type]
         edge=edge if isinstance(edge, int) else None,
+        cell_weights=tuple(weights) if isinstance(weights, list) else None,  # type: ignore[arg-type]
     )
 
 

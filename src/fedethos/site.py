@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedethos.documents import load_document
-from fedethos.job import Data, PositiveFloat, Section
+from fedethos.job_data import Data
+from fedethos.section import PositiveFloat, Section
 
 
 class Caps(Section):

@@ -1,5 +1,7 @@
 """The message contract: what is right goes through unchanged, everything else is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -48,6 +50,18 @@ def test_a_request_comes_back_whole_over_the_wire(message_type: str) -> None:
     assert decoded.arrays.keys() == ARRAYS.keys()
     assert all(np.array_equal(decoded.arrays[name], ARRAYS[name]) for name in ARRAYS)
     assert (decoded.job_sha256, decoded.run, decoded.round, decoded.split) == ("0" * 64, "r", 2, request(message_type).split)
+
+
+def test_cell_weights_come_back_over_the_wire_and_only_training_has_them() -> None:
+    weighted = replace(request(TRAIN), cell_weights=(0.0, 1.8, 1e300))
+    decoded = decode_request(message(TRAIN, rebuild_from_wire(wire_bytes(encode_request(TRAIN, weighted)))))
+    assert decoded.cell_weights == (0.0, 1.8, 1e300)
+    assert decode_request(message(TRAIN)).cell_weights is None
+    for message_type, weights in [(EVALUATE, [1.0]), (SETUP, [1.0]), (TRAIN, [1]), (TRAIN, ["1"]), (TRAIN, 1.0)]:
+        content = encode_request(message_type, request(message_type))
+        content.config_records["config"]["cell-weights"] = weights
+        with pytest.raises(FedethosError, match="SEC-630"):
+            decode_request(message(message_type, content))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from fedethos.data.bound import at_most
 from fedethos.data.contract import apply_contract
 from fedethos.data.features import encode_features, feature_names
 from fedethos.errors import FedethosError
-from fedethos.job import Data, Label, Numeric
+from fedethos.job_data import Data, Label, Numeric
 
 FEATURES = {
     "weight": Numeric(mean=70.0, scale=10.0),

@@ -9,7 +9,7 @@ import torch
 
 from fedethos.data.features import encode_features
 from fedethos.errors import FedethosError
-from fedethos.job import Numeric
+from fedethos.job_data import Numeric
 from fedethos.models.tabular import Architecture, load_tabular, make_tabular, save_tabular
 
 FEATURES = {"age": Numeric(low=0, high=100), "sex": ["F", "M"]}

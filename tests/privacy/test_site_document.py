@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedethos.errors import FedethosError
-from fedethos.job import Data
+from fedethos.job_data import Data
 from fedethos.site import Caps, load_site
 
 DOCUMENT = """

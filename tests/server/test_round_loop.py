@@ -58,6 +58,16 @@ def adds(step: float) -> Answer:
     return lambda message: encode_reply(update(float(decode_request(message).arrays["w"][0]) + step))
 
 
+def notes_weights(asked: list[tuple[float, ...] | None]) -> Answer:
+    """A good site that writes down the cell weights it was asked to train with."""
+
+    def answer(message: Message) -> RecordDict:
+        asked.append(decode_request(message).cell_weights)
+        return adds(1.0)(message)
+
+    return answer
+
+
 def says(reply: TrainReply | ErrorReply) -> Answer:
     return lambda _: encode_reply(reply)
 
@@ -82,7 +92,7 @@ def federate(
         request = decode_request(message)
         layout = Layout(request.cuts, request.edge)
         rng = np.random.default_rng(context.node_id)
-        tables = {name: rng.integers(5, 50, shape) for name, shape in layout.shapes({}, 2).items()}
+        tables = {name: rng.integers(5, 50, shape) for name, shape in layout.shapes(plan.data.sensitive, 2).items()}
         return Message(encode_reply(EvaluateReply(tables, Basis.CHARGED, sigma=1.0, epsilon=2.0)), reply_to=message)
 
     class Grid(InProcessGrid):
@@ -115,6 +125,16 @@ def federate(
 
 def final(tmp_path: Path) -> float:
     return float(np.load(tmp_path / "final.npy")[0])
+
+
+def test_every_round_carries_the_jobs_cell_weights(tmp_path: Path) -> None:
+    asked: list[tuple[float, ...] | None] = []
+    plan = job()
+    data = plan.data.model_copy(update={"sensitive": {"sex": ["F", "M"]}})
+    fairness = plan.fairness.model_copy(update={"cell_weights": {"F": {"b": 1.8}, "unknown": {"a": 0.5}}})
+    weighed = plan.model_copy(update={"data": data, "fairness": fairness})
+    federate(tmp_path, dict.fromkeys(SHARES, notes_weights(asked)), weighed)
+    assert asked == [(1.0, 1.8, 1.0, 1.0, 0.5, 1.0)] * 6
 
 
 def test_two_rounds_by_hand(tmp_path: Path) -> None:

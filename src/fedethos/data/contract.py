@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedethos import job
+from fedethos import job_data
 from fedethos.data.features import encode_features
 from fedethos.data.mapping import map_values, thresholds
 from fedethos.data.records import Records
@@ -27,7 +27,7 @@ __all__ = ["Records", "apply_contract"]
 Values = Sequence[str | None]
 
 
-def apply_contract(frame: pd.DataFrame, data: job.Data, *, keep: str | None = None) -> Records:
+def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None = None) -> Records:
     """Apply ``data`` to a table of ``str`` or ``None`` (``read_table``); ``keep`` names a column whose raw values are kept.
 
     Raises DATA-104 (missing column), DATA-112 and DATA-113 (template), DATA-114 and DATA-115 (map), DATA-121 and DATA-122 (value not
@@ -55,7 +55,7 @@ def apply_contract(frame: pd.DataFrame, data: job.Data, *, keep: str | None = No
     )
 
 
-def _check_text_source(template: Template, data: job.Data) -> None:
+def _check_text_source(template: Template, data: job_data.Data) -> None:
     for column, role in ((data.label.column, "the label"), (data.person_id, "the person's identifier")):
         if column in template.columns:
             raise FedethosError(
@@ -67,7 +67,7 @@ def _check_text_source(template: Template, data: job.Data) -> None:
             )
 
 
-def _check_columns(frame: pd.DataFrame, data: job.Data, template: Template, keep: str | None) -> None:
+def _check_columns(frame: pd.DataFrame, data: job_data.Data, template: Template, keep: str | None) -> None:
     present = [str(name) for name in frame.columns]
     wanted = {
         "data.label.column": [data.label.column],
@@ -94,7 +94,7 @@ def _column_advice(column: str, known: Sequence[str]) -> str:
     return f"Nearest names: {', '.join(near)}." if near else "No column has a similar name."
 
 
-def _check_map_targets(data: job.Data) -> None:
+def _check_map_targets(data: job_data.Data) -> None:
     declared = {**data.sensitive, data.label.column: data.label.values}
     for column, mapping in data.map.items():
         stray = sorted(set(mapping.values()) - set(declared.get(column, mapping.values())))
@@ -107,11 +107,11 @@ def _check_map_targets(data: job.Data) -> None:
             )
 
 
-def _sorted_into_groups(column: str, data: job.Data) -> bool:
+def _sorted_into_groups(column: str, data: job_data.Data) -> bool:
     return column in data.sensitive and bool(thresholds(data.map.get(column, {})))
 
 
-def _labels(values: Values, label: job.Label) -> NDArray[np.int64]:
+def _labels(values: Values, label: job_data.Label) -> NDArray[np.int64]:
     missing = sum(value is None for value in values)
     if missing:
         raise FedethosError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedethos.data.values import NUMBER
 from fedethos.errors import FedethosError
-from fedethos.job import Numeric
+from fedethos.job_data import Numeric
 
 Features = Mapping[str, Numeric | list[str]]
 Floats = NDArray[np.float32]

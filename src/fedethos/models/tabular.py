@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from fedethos.data.features import feature_names
 from fedethos.errors import FedethosError
-from fedethos.job import LINEAR, Job, Numeric
+from fedethos.job import LINEAR, Job
+from fedethos.job_data import Numeric
 
 MODEL_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
