@@ -28,16 +28,12 @@ from fedethos.models import prefix
 from fedethos.models.adapter import attach_lora
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
-from fedethos.privacy.ledger import Ledger
-from fedethos.privacy.ledger_entries import SpendingPlan
-from fedethos.privacy.ledger_plan import CommittedPlan
-from fedethos.privacy.planner import allotments
 from fedethos.privacy.randomness import SecureSource, SeededSource
 from fedethos.privacy.self_check import check_engine, synthetic_classification
 from fedethos.progress import Observer
 from fedethos.server.site import Site
+from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.partition import check_site_labels, partition
-from fedethos.site import Caps
 from fedethos.strategies.averaging import capped_shares
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -46,7 +42,7 @@ _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that t
 
 @dataclass(frozen=True)
 class Federation:
-    """Virtual sites that share one model."""
+    """Virtual sites that share one model. Every site is in ``sites``; ``nodes`` may be fewer."""
 
     model: NodeModel
     sites: Mapping[int, Site]
@@ -110,10 +106,26 @@ def approved_sites(job: Job, sizes: Mapping[str, int]) -> dict[int, Site]:
 
 
 @contextmanager
-def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer) -> Iterator[Federation]:
+def open_federation(
+    job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer, run: str = "run", only: int | None = None
+) -> Iterator[Federation]:
     """Load the model once, commit every site's plan in ``ledger``, read the records, cache what is frozen.
 
+    A plan is committed as soon as the site's size is known: before the records are opened if the job declares all sizes, else after
+    they were dealt to the sites. Whatever can be refused without them is refused first, so that it costs nothing.
     Caches are deleted on leaving; the ledger stays.
+
+    Parameters
+    ----------
+    run : str
+        Names this run in the ledger.
+    only : int, optional
+        Open the node of this site alone.
+
+    Raises
+    ------
+    FedethosError
+        PRIV-310 when a plan is over a site's cap; no record was turned into a model input.
     """
     observer.stage("Loading the base model")
     where = resolve(job.model.path, base=base)
@@ -121,26 +133,28 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
     _check_length(job, loaded.model.config.max_position_embeddings)
     device = training_device()
     adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa").to(device)
+    cached = caches_prefix(job, adapted)
+    model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
+    if job.privacy.mode != "none":
+        observer.stage("Checking the clipping engine against plain gradients")
+        synthetic = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
+        check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic)
 
-    observer.stage("Reading and splitting the records")
-    by_site = site_records(job, base)
-    sizes = {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
-    sites = approved_sites(job, sizes)
-
-    with ExitStack() as caches:
-        committed = _committed_plans(job, sizes, ledger, caches)
-        cached = caches_prefix(job, adapted)
-        model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
-        if job.privacy.mode != "none":
-            observer.stage("Checking the clipping engine against plain gradients")
-            synthetic = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
-            check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic)
+    with ExitStack() as resources:
+        known = _declared_sizes(job)
+        committed = committed_plans(job, known, ledger, run, resources) if known else {}
+        observer.stage("Reading and splitting the records")
+        by_site = site_records(job, base)
+        sizes = known or {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
+        if not known:
+            committed = committed_plans(job, sizes, ledger, run, resources)
+        sites = approved_sites(job, sizes)
         nodes = {}
-        for node_id, site in sites.items():
+        for node_id, site in sites.items() if only is None else [(only, sites[only])]:
             if cached:
                 observer.stage(f"Caching the frozen layers, site {node_id} of {len(sites)}")
             examples = {
-                split: Examples.of(records, job.unit, _inputs(job, adapted, loaded.tokenizer, records, scratch, caches, cached=cached))
+                split: Examples.of(records, job.unit, _inputs(job, adapted, loaded.tokenizer, records, scratch, resources, cached=cached))
                 for split, records in by_site[site.name].items()
             }
             nodes[node_id] = Node(
@@ -154,6 +168,12 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
         yield Federation(model, sites, nodes)
 
 
+def _declared_sizes(job: Job) -> dict[str, int]:
+    """The sizes that the job declares; empty unless it does so for every site."""
+    sizes = {name: plan.declared_size for name, plan in sorted(job.federation.sites.items()) if plan.declared_size is not None}
+    return sizes if len(sizes) == len(job.federation.sites) else {}
+
+
 def _check_length(job: Job, longest: int) -> None:
     if job.model.max_length > longest:
         raise FedethosError(
@@ -162,36 +182,6 @@ def _check_length(job: Job, longest: int) -> None:
             where="model.max_length",
             fix="Lower it.",
         )
-
-
-def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: ExitStack) -> dict[str, CommittedPlan]:
-    """Each site's plan for the whole job, charged in full before training; empty under ``privacy.mode: none``."""
-    if job.privacy.mode == "none" or job.privacy.epsilon is None:
-        return {}
-    ledger = resources.enter_context(Ledger(path))
-    caps = Caps(
-        lifetime_epsilon=job.privacy.epsilon,
-        per_job_epsilon=job.privacy.epsilon,
-        delta=job.privacy.delta,
-        rounds=job.federation.rounds,
-    )
-    committed = {}
-    for name, size in sizes.items():
-        ledger.open_account(name, caps=caps, unit=job.unit, adjacency=job.privacy.adjacency, simulated=True)
-        committed[name] = ledger.commit(
-            SpendingPlan(
-                account=name,
-                job_sha256=job.sha256,
-                run=job.name,
-                unit=job.unit,
-                adjacency=job.privacy.adjacency,
-                epsilon=job.privacy.epsilon,
-                delta=job.privacy.delta,
-                allotments=allotments(job, declared_size=size, rows_per_unit=job.rows_per_unit),
-                seeded=job.privacy.secure_rng is not True,
-            )
-        )
-    return committed
 
 
 def caches_prefix(job: Job, model: PeftModel) -> bool:

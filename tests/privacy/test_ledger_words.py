@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from typer.testing import CliRunner
 
+from fedethos.caps import Caps
 from fedethos.cli_privacy import privacy_app
 from fedethos.errors import FedethosError
 from fedethos.privacy.accounting import noise_multiplier_for
@@ -15,7 +16,6 @@ from fedethos.privacy.events import Allotment, TrainingSteps
 from fedethos.privacy.ledger import FILE, Ledger
 from fedethos.privacy.ledger_chain import head_path
 from fedethos.privacy.ledger_entries import SpendingPlan
-from fedethos.site import Caps
 
 
 def invoke(*arguments: str) -> str:
