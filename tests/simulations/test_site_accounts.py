@@ -79,6 +79,7 @@ def test_trials_on_one_ledger_compose_until_the_lifetime_cap(write_job, tmp_path
     for trial, rate in enumerate((0.01, 0.02), start=1):
         start(job_file, tmp_path / f"trial-{trial}", f"training.learning_rate={rate}", f"name=trial-{trial}")
         assert not RunFolder(tmp_path / f"trial-{trial}").ledger.exists()
+        assert any("privacy spent" in mark for mark in RunFolder(tmp_path / f"trial-{trial}").read_manifest().marks)
     before, _ = read_ledger(tmp_path / "trials.sqlite")
     account = before.accounts["site-1"]
     assert len(account.plans) == 2
