@@ -169,7 +169,9 @@ def open_federation(
 
 
 def _declared_sizes(job: Job) -> dict[str, int]:
-    """The sizes that the job declares; empty unless it does so for every site."""
+    """The sizes that the job declares; empty unless it does so for every site. CFG-230 as early as the number of sites is known."""
+    if job.simulation.partition.kind != "by-column":
+        _site_names(job, job.simulation.sites)
     sizes = {name: plan.declared_size for name, plan in sorted(job.federation.sites.items()) if plan.declared_size is not None}
     return sizes if len(sizes) == len(job.federation.sites) else {}
 

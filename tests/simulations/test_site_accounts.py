@@ -1,6 +1,7 @@
 """Caps and ledgers of virtual sites: a refusal comes before anything is computed, and trials on one ledger add up."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import dp_accounting
@@ -8,15 +9,19 @@ import pytest
 from dp_accounting.rdp import RdpAccountant
 from typer.testing import CliRunner
 
+from fedethos.caps import Caps, VirtualSite
 from fedethos.cli import run
 from fedethos.cli_privacy import privacy_app
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.privacy.composition import as_dp_event
 from fedethos.privacy.ledger import read_ledger
+from fedethos.privacy.planner import allotments
+from fedethos.privacy.renyi import epsilon_of_trials
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
 from fedethos.simulations import virtual_sites
+from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.engine import resume, simulate
 
 DECLARED = {"sites": {name: {"declared_size": 200} for name in ("a", "b", "c")}}
@@ -61,6 +66,13 @@ def test_with_declared_sizes_the_records_are_not_even_opened(write_job, tmp_path
         start(job_file, tmp_path / "run", *with_caps(8))
 
 
+def test_a_wrong_number_of_sites_is_refused_before_anything_is_charged(write_job, tmp_path: Path) -> None:
+    job_file = write_job(federation=DECLARED, simulation={"sites": 4, "site": SHARED})
+    with pytest.raises(FedethosError, match="CFG-230"):
+        start(job_file, tmp_path / "run")
+    assert not (tmp_path / "trials.sqlite").exists()
+
+
 def test_too_many_rounds_for_a_site_are_refused(write_job, tmp_path: Path, no_inputs: None) -> None:
     with pytest.raises(FedethosError, match="PRIV-311"):
         start(write_job(), tmp_path / "run", *with_caps(8), "simulation.site.caps.rounds=2")
@@ -100,6 +112,23 @@ def test_trials_on_one_ledger_compose_until_the_lifetime_cap(write_job, tmp_path
     assert {len(one.plans) for one in after.accounts.values()} == {2}  # the refused trial was charged to nobody
     assert all(one.epsilon <= 6.0 for one in after.accounts.values())
     assert not RunFolder(tmp_path / "trial-3").holds_run()
+
+
+def test_a_trial_that_one_site_refuses_is_charged_to_no_site(write_job, tmp_path: Path) -> None:
+    job = load_job(write_job(privacy={"epsilon": 3.0}, federation={"rounds": 1}))
+    sizes = {"a": 100, "b": 300}  # the same epsilon within a plan, but not the same Rényi cost
+    needs = {
+        name: epsilon_of_trials(allotments(job, declared_size=size), 2, delta=1e-5, adjacency="add-remove") for name, size in sizes.items()
+    }
+    assert needs["a"] < needs["b"] - 0.1
+    site = VirtualSite(caps=Caps(lifetime_epsilon=needs["b"] - 0.05, per_job_epsilon=needs["b"] - 0.05))
+    job = job.model_copy(update={"simulation": job.simulation.model_copy(update={"site": site})})
+    with ExitStack() as open_ledgers:
+        committed_plans(job, sizes, tmp_path / "trials.sqlite", "first", open_ledgers)
+        with pytest.raises(FedethosError, match="PRIV-310"):
+            committed_plans(job, sizes, tmp_path / "trials.sqlite", "second", open_ledgers)
+    state, _ = read_ledger(tmp_path / "trials.sqlite")
+    assert {name: len(account.plans) for name, account in state.accounts.items()} == {"a": 1, "b": 1}
 
 
 def test_a_resumed_run_is_charged_once_and_a_repeated_one_again(write_job, tmp_path: Path) -> None:
