@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 Tables = Mapping[str, npt.NDArray[np.int64]]
 
-REPLACE_ONE_SHARE = 0.3
-"""Share of epsilon that counts may cost under replace-one, where they are paid together with training: 9 % of its noise budget."""
-
 _PRECISION = 1e-3  # of the noise, relative
 _LEAST_SIGMA = 0.3
 _MOST_NOISE = 1e3  # sigma over sensitivity: epsilon .004 at delta 1e-5
@@ -72,7 +69,7 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
     """What a site of this job releases about its validation and test people; nothing under ``privacy.mode: none``.
 
     Under add-remove a person is in one split only: each split may cost the job's whole epsilon, beside training. Under replace-one
-    the splits and training are paid together, and all counts get ``REPLACE_ONE_SHARE`` of it.
+    the splits and training are paid together, and all counts get ``privacy.metrics.epsilon_share`` of it.
 
     Raises
     ------
@@ -88,7 +85,7 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
         cells[population] = cells.get(population, 0) + tables * releases
     budget = privacy.epsilon
     if privacy.adjacency == "replace-one":
-        cells, budget = dict.fromkeys(cells, sum(cells.values())), REPLACE_ONE_SHARE * budget
+        cells, budget = dict.fromkeys(cells, sum(cells.values())), privacy.metrics.epsilon_share * budget
     return tuple(
         CountPlan(
             parts=parts,

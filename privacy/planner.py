@@ -16,6 +16,7 @@ from fedethos.privacy.composition import epsilon, least_noise_factor
 from fedethos.privacy.counts import plan_counts
 from fedethos.privacy.events import Allotment, TrainingSteps
 from fedethos.privacy.plan import plan_training, sampling_rate_of
+from fedethos.privacy.renyi import epsilon_of_trials
 
 TRAIN = "train"
 """Purpose of the allotment that pays for a round of training."""
@@ -33,24 +34,35 @@ class SiteCost:
     epsilon: float
 
 
-def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> tuple[Allotment, ...]:
+def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: Sequence[Allotment] = ()) -> tuple[Allotment, ...]:
     """Everything that a site of this size releases in the whole job: training, once a round, and counts. Empty under mode none.
 
-    Errors as for ``training_noise``, and PRIV-350 when the count of adaptive clipping costs too much.
+    ``beside``: more releases, such as loss sums, that are borne by the people who train. Errors as for ``training_noise``, and PRIV-350
+    when the count of adaptive clipping costs too much.
     """
     if job.privacy.mode == "none":
         return ()
-    noise = training_noise(job, declared_size=declared_size, rows_per_unit=rows_per_unit)
+    noise = training_noise(job, declared_size=declared_size, rows_per_unit=rows_per_unit, beside=beside)
     if job.privacy.clipping == "adaptive":
         gradient_noise_multiplier(noise, job.privacy.adaptive.unclipped_num_std)
-    return (_training(job, declared_size, noise), *_counts(job, rows_per_unit))
+    return (_training(job, declared_size, noise), *beside, *_counts(job, rows_per_unit))
 
 
-def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> float:
+def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: Sequence[Allotment] = ()) -> float:
     """The least noise multiplier with which all of a site's releases keep the job's epsilon.
 
     Under add-remove training and counts concern different people, and each may cost the whole epsilon. Under replace-one they are
-    paid together: training gets as much more noise as makes room for the counts.
+    paid together. ``beside`` is paid together with training under both. Errors as for ``training_noise_beside``.
+    """
+    counts = _counts(job, rows_per_unit) if job.privacy.adjacency == "replace-one" else ()
+    return training_noise_beside(job, declared_size=declared_size, others=(*beside, *counts))
+
+
+def training_noise_beside(job: Job, *, declared_size: int, others: Sequence[Allotment]) -> float:
+    """The least noise multiplier with which training and ``others`` keep the job's epsilon together.
+
+    ``others`` have their noise already; training gets as much more as makes room for them. A share of epsilon is no share of noise:
+    the whole is composed for each noise that is tried.
 
     Raises
     ------
@@ -61,14 +73,13 @@ def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> f
     if plan is None:
         raise _not_private()
     alone = plan.noise_multiplier
-    if job.privacy.adjacency == "add-remove":
+    if not others:
         return alone
-    counts = _counts(job, rows_per_unit)
-    factor = least_noise_factor(lambda factor: _cost(job, (_training(job, declared_size, alone * factor), *counts)) <= _budget(job))
+    factor = least_noise_factor(lambda factor: _cost(job, (_training(job, declared_size, alone * factor), *others)) <= _budget(job))
     if factor is None:
         raise FedethosError(
             "PRIV-302",
-            f"No amount of noise keeps training and counts within epsilon {_budget(job):g} at delta {plan.delta:g}.",
+            f"No amount of noise keeps training and what is released beside it within epsilon {_budget(job):g} at delta {plan.delta:g}.",
             where="privacy.epsilon",
             fix="Raise privacy.epsilon, or plan fewer federation.rounds or training.local_steps.",
         )
@@ -89,6 +100,12 @@ def cost_of_noise(job: Job, *, declared_size: int, noise_multiplier: float) -> S
         noise_multiplier=noise_multiplier,
         epsilon=_cost(job, (_training(job, declared_size, noise_multiplier), *counts)),
     )
+
+
+def cost_of_trials(job: Job, *, declared_size: int, noise_multiplier: float, trials: int) -> float:
+    """Epsilon of ``trials`` runs of this job on the same people, each chosen after seeing the others: the lifetime cap that they take."""
+    paid = (_training(job, declared_size, noise_multiplier), *_counts(job, 1))
+    return epsilon_of_trials(paid, trials, delta=job.privacy.delta, adjacency=job.privacy.adjacency)
 
 
 def rounds_for_noise(job: Job, *, declared_size: int, noise_multiplier: float) -> int:

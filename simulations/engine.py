@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,9 +25,11 @@ from fedethos.governance.report import render_report
 from fedethos.job import Job
 from fedethos.messages import Arrays
 from fedethos.progress import Observer
+from fedethos.records import Local
 from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
 from fedethos.server.loop import Coordination
+from fedethos.simulations.accounts import ledger_path
 from fedethos.simulations.grid import InProcessGrid
 from fedethos.simulations.manifest import simulation_manifest
 from fedethos.simulations.oracle import Oracle
@@ -53,9 +56,10 @@ def simulate(
     """
     with RunFolder(out).create(force=force) as folder:
         folder.write_job(dump_job(job))
-        folder.write_local({"base": str(base.resolve()), "wire": wire})
+        local = Local(base=str(base.resolve()), wire=wire, run=f"{job.name}/{secrets.token_hex(8)}")
+        folder.write_local(local.model_dump())
         try:
-            _run(job, folder, base=base, wire=wire, observer=observer, records=records)
+            _run(job, folder, local, observer, records)
         except FedethosError:
             if not folder.manifest.exists():
                 folder.discard()
@@ -74,25 +78,27 @@ def resume(out: Path, *, observer: Observer) -> Path:
     with RunFolder(out).resume() as folder:
         if folder.result.exists():
             raise FedethosError("RUN-932", "This run is complete.", where=str(out), fix=f"See it with `fedethos report {out}`.")
-        local = folder.read_local()
-        _run(load_job(folder.job), folder, base=Path(local.base), wire=local.wire, observer=observer)
+        _run(load_job(folder.job), folder, folder.read_local(), observer)
     return out
 
 
-def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer, records: Records | None = None) -> None:
+def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records: Records | None = None) -> None:
     quiet_logs()
-    started = time.monotonic()
+    started, base = time.monotonic(), Path(local.base)
+    ledger = ledger_path(job, base=base, own=folder.ledger)
     with (
         _incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
-        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer, records=records) as federation,
+        open_federation(
+            job, base=base, scratch=Path(scratch), ledger=ledger, run=local.run, observer=observer, records=records
+        ) as federation,
     ):
         base_weights = federation.model.base_weights()
         plan = _coordination(job, folder, federation, observer, started)
         if not folder.manifest.exists():
             folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
         app = build_client_app(lambda context: federation.nodes[context.node_id])
-        build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))
+        build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=local.wire), _context(0))
         if federation.model.base_weights() != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
     render_report(folder.path)

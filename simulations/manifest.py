@@ -14,6 +14,8 @@ from fedethos.server.outcome import NO_PRIVACY, SEEDED
 from fedethos.simulations.virtual_sites import Federation
 from fedethos.storage import JsonValue
 
+SHARED_LEDGER = "Other runs may have spent on the same people: see fedethos privacy spent"
+
 _PACKAGES = ("fedethos", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "fairlearn", "numpy", "pandas", "tokenizers")
 
 
@@ -51,5 +53,7 @@ def simulation_manifest(job: Job, federation: Federation, base_weights: str | No
             for site in federation.sites.values()
             if (plan := plan_training(job, declared_size=site.declared_size)) is not None
         },
-        "marks": ([] if private else [NO_PRIVACY]) + ([SEEDED] if private and job.privacy.secure_rng is not True else []),
+        "marks": ([] if private else [NO_PRIVACY])
+        + ([SEEDED] if private and job.privacy.secure_rng is not True else [])
+        + ([SHARED_LEDGER] if job.simulation.site.ledger else []),
     }

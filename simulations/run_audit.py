@@ -24,7 +24,9 @@ from fedethos.privacy.plan import PrivacyPlan
 from fedethos.progress import Observer
 from fedethos.records import Round
 from fedethos.runfolder import RunFolder
+from fedethos.simulations.accounts import ledger_path
 from fedethos.simulations.audit import Audit, Subject, audit
+from fedethos.simulations.count_audit import check_released_counts
 from fedethos.simulations.virtual_sites import Federation, open_federation
 
 SMALL_CLAIM = 2.0  # a thousand canaries can refute it when something is wrong
@@ -32,7 +34,7 @@ SMALL_CLAIM = 2.0  # a thousand canaries can refute it when something is wrong
 
 @dataclass(frozen=True, kw_only=True)
 class RunAudit:
-    """An audit at one site of a run; the first of its checks is about what the run states for all sites."""
+    """An audit at one site of a run; the first of its checks is about what the run states for all sites, the last about released counts."""
 
     site: str
     audit: Audit
@@ -53,7 +55,7 @@ def audit_run(folder: RunFolder, *, canaries: int, steps: int | None, claim: flo
     Raises
     ------
     FedethosError
-        PRIV-342 when the run claims nothing; PRIV-343; RUN-903 for an unfinished run.
+        PRIV-342 when the run claims nothing; PRIV-343; PRIV-358; RUN-903 for an unfinished run.
     """
     job = folder.parse_job()
     stated = _stated(folder)
@@ -64,14 +66,17 @@ def audit_run(folder: RunFolder, *, canaries: int, steps: int | None, claim: flo
         observer.stage(f"Training with {canaries} canaries")
         site, node = federation.sites[1].name, federation.nodes[1]
         plan, claimed = _planned(job, stated[site], node.declared_size, steps, claim)
+        ledger = ledger_path(job, base=Path(folder.read_local().base), own=folder.ledger)
+        counts = check_released_counts(job, folder, ledger, node, site, observer)
         found = audit(_subject(node, plan), claim=claimed, canaries=canaries, seed=seed)
-    return RunAudit(site=site, audit=replace(found, checks=(_check_statement(job, stated, folder.read_rounds()), *found.checks)))
+    statement = _check_statement(job, stated, folder.read_rounds())
+    return RunAudit(site=site, audit=replace(found, checks=(statement, *found.checks, counts)))
 
 
 def _open_federation(job: Job, folder: RunFolder, scratch: Path, observer: Observer) -> AbstractContextManager[Federation]:
-    """The run's sites again, with a ledger that is thrown away: an audit releases nothing of them."""
+    """The run's first site again, with a ledger that is thrown away: an audit releases nothing of it."""
     base = Path(folder.read_local().base)
-    return open_federation(job, base=base, scratch=scratch, ledger=scratch / "ledger.sqlite", observer=observer)
+    return open_federation(job, base=base, scratch=scratch, ledger=scratch / "ledger.sqlite", observer=observer, only=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,16 +21,12 @@ from fedethos.data.split import split_records
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import SplitName
-from fedethos.privacy.ledger import Ledger
-from fedethos.privacy.ledger_entries import SpendingPlan
-from fedethos.privacy.ledger_plan import CommittedPlan
-from fedethos.privacy.planner import allotments
 from fedethos.privacy.randomness import SecureSource, SeededSource
 from fedethos.privacy.self_check import check_engine
 from fedethos.progress import Observer
 from fedethos.server.site import Site
+from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.partition import check_site_labels, partition
-from fedethos.site import Caps
 from fedethos.strategies.averaging import capped_shares
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -39,7 +35,7 @@ _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that t
 
 @dataclass(frozen=True)
 class Federation:
-    """Virtual sites that share one model."""
+    """Virtual sites that share one model. Every site is in ``sites``; ``nodes`` may be fewer."""
 
     task: Task
     sites: Mapping[int, Site]
@@ -114,29 +110,54 @@ def approved_sites(job: Job, sizes: Mapping[str, int]) -> dict[int, Site]:
 
 @contextmanager
 def open_federation(
-    job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer, records: Records | None = None
+    job: Job,
+    *,
+    base: Path,
+    scratch: Path,
+    ledger: Path,
+    observer: Observer,
+    run: str = "run",
+    only: int | None = None,
+    records: Records | None = None,
 ) -> Iterator[Federation]:
     """Prepare the task once, commit every site's plan in ``ledger``, read the records (or take ``records``), make their inputs.
 
+    A plan is committed as soon as the site's size is known: before the records are opened if the job declares all sizes, else after
+    they were dealt to the sites. Whatever can be refused without them is refused first, so that it costs nothing.
     Temporary files are deleted on leaving; the ledger stays.
+
+    Parameters
+    ----------
+    run : str
+        Names this run in the ledger.
+    only : int, optional
+        Open the node of this site alone.
+
+    Raises
+    ------
+    FedethosError
+        PRIV-310 when a plan is over a site's cap; no record was turned into a model input.
     """
     with ExitStack() as resources:
         observer.stage("Loading the model")
         task = prepare_task(job, base=base, scratch=scratch, resources=resources)
-
-        observer.stage("Reading and splitting the records")
-        by_site = site_records(job, base, records)
-        sizes = {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
-        sites = approved_sites(job, sizes)
-
-        committed = _committed_plans(job, sizes, ledger, resources)
         if job.privacy.mode != "none":
             observer.stage("Checking the clipping engine against plain gradients")
             check_engine(
                 partial(clipping_engine, job), task.model.model, task.model.parameters, task.synthetic_loss, clipping=clipping_rule(job)
             )
+
+        known = _declared_sizes(job)
+        committed = committed_plans(job, known, ledger, run, resources) if known else {}
+        observer.stage("Reading and splitting the records")
+        by_site = site_records(job, base, records)
+        sizes = known or {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
+        if not known:
+            committed = committed_plans(job, sizes, ledger, run, resources)
+        sites = approved_sites(job, sizes)
+
         nodes = {}
-        for node_id, site in sites.items():
+        for node_id, site in sites.items() if only is None else [(only, sites[only])]:
             observer.stage(f"Preparing the records, site {node_id} of {len(sites)}")
             nodes[node_id] = Node(
                 job=job,
@@ -149,34 +170,12 @@ def open_federation(
         yield Federation(task, sites, nodes)
 
 
-def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: ExitStack) -> dict[str, CommittedPlan]:
-    """Each site's plan for the whole job, charged in full before training; empty under ``privacy.mode: none``."""
-    if job.privacy.mode == "none" or job.privacy.epsilon is None:
-        return {}
-    ledger = resources.enter_context(Ledger(path))
-    caps = Caps(
-        lifetime_epsilon=job.privacy.epsilon,
-        per_job_epsilon=job.privacy.epsilon,
-        delta=job.privacy.delta,
-        rounds=job.federation.rounds,
-    )
-    committed = {}
-    for name, size in sizes.items():
-        ledger.open_account(name, caps=caps, unit=job.unit, adjacency=job.privacy.adjacency, simulated=True)
-        committed[name] = ledger.commit(
-            SpendingPlan(
-                account=name,
-                job_sha256=job.sha256,
-                run=job.name,
-                unit=job.unit,
-                adjacency=job.privacy.adjacency,
-                epsilon=job.privacy.epsilon,
-                delta=job.privacy.delta,
-                allotments=allotments(job, declared_size=size, rows_per_unit=job.rows_per_unit),
-                seeded=job.privacy.secure_rng is not True,
-            )
-        )
-    return committed
+def _declared_sizes(job: Job) -> dict[str, int]:
+    """The sizes that the job declares; empty unless it does so for every site. CFG-230 as early as the number of sites is known."""
+    if job.simulation.partition.kind != "by-column":
+        _site_names(job, job.simulation.sites)
+    sizes = {name: plan.declared_size for name, plan in sorted(job.federation.sites.items()) if plan.declared_size is not None}
+    return sizes if len(sizes) == len(job.federation.sites) else {}
 
 
 def _sources(job: Job, site: str) -> SourceOf:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from fedethos.caps import Caps
 from fedethos.client.examples import micro_batches
 from fedethos.data.tokens import tokenize
 from fedethos.documents import load_job
@@ -31,7 +32,6 @@ from fedethos.privacy.randomness import SecureSource, keyed_generator
 from fedethos.simulations.benchmarks.privacy_step import Setting, private_step_of_units
 from fedethos.simulations.benchmarks.row import Row, alone, compared
 from fedethos.simulations.virtual_sites import site_records
-from fedethos.site import Caps
 
 _PART = "privacy"
 _NOISE_VALUES = 2_400_000  # what rank 8 on all linears of a 135 M model trains

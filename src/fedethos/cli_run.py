@@ -111,6 +111,9 @@ def _print_plan(job: Job, folder: Path) -> None:
     typer.echo(f"sites     {job.simulation.sites}, {job.simulation.partition.kind}, seed {job.simulation.seed}")
     typer.echo(f"training  {job.federation.rounds} rounds of {job.training.local_steps} steps, {job.training.batch_size} expected per step")
     typer.echo(f"privacy   {epsilon}")
+    if caps := job.simulation.site.caps:
+        ledger = "one ledger for several runs" if job.simulation.site.ledger else "the run's own ledger"
+        typer.echo(f"caps      epsilon {caps.per_job_epsilon:g} for a job, {caps.lifetime_epsilon:g} in all, {ledger}")
     typer.echo(f"folder    {folder} {state}")
     typer.echo("Nothing was read or written. Run it without --dry-run.")
 

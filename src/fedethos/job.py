@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fedethos.caps import VirtualSite
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.section import PositiveFloat, Section
@@ -69,6 +70,9 @@ class Training(Section):
 
 
 class Metrics(Section):
+    epsilon_share: float = Field(
+        0.3, ge=0.01, le=0.9, description="Share of epsilon for counts that are paid together with training (adjacency replace-one)."
+    )
     min_group_size: int = Field(11, ge=1, description="Smaller groups are not shown.")
     tolerance: PositiveFloat = Field(0.1, description="A fairness metric whose 95 % half-width is larger is 'not measurable'.")
 
@@ -191,6 +195,7 @@ class Simulation(Section):
     partition: Partition = Field(default_factory=lambda: Partition(kind="iid"))
     seed: int = Field(7, ge=0, lt=2**63, description="Everything random in a simulation follows from it.")
     engine: Literal["inprocess"] = Field("inprocess", description="All sites in this process, one shared base model.")
+    site: VirtualSite = Field(default_factory=VirtualSite)
 
 
 class Job(Section):
@@ -216,6 +221,8 @@ class Job(Section):
                 "DATA-118",
                 "privacy.unit is person, but data.person_id is not mapped. Without it epsilon would protect a row, not a person.",
             )
+        if self.simulation.site.caps is not None and self.privacy.mode == "none":
+            raise PydanticCustomError("CFG-261", "simulation.site.caps is given, but under privacy.mode none no ledger counts anything.")
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")

@@ -56,10 +56,15 @@ class Round(Document):
 
 
 class Local(Document):
-    """``base``: the folder that relative paths in the job start from; ``wire``: whether messages are serialised."""
+    """What only this machine knows.
+
+    ``base``: the folder that relative paths in the job start from; ``wire``: whether messages are serialised; ``run``: what the ledger
+    calls this run.
+    """
 
     base: str
     wire: bool
+    run: str
 
 
 class BaseModelIdentity(Document):

@@ -1,4 +1,4 @@
-"""What every section of a document is built from. Next on the path: ``fedethos/job.py``."""
+"""What every document is made of: strict sections and ranges of numbers. Documents: ``job.py``, ``site.py``."""
 
 from __future__ import annotations
 
