@@ -72,9 +72,10 @@ def _run(run: PlannedRun, out: Path, state: State, base: Path, say: Callable[[st
     return _finished(folder)
 
 
-def _finished(folder: Path) -> Outcome:
-    result = RunFolder(folder).read_result()
-    return Outcome(result.status, result=result)
+def _finished(path: Path) -> Outcome:
+    folder = RunFolder(path)
+    result = folder.read_result()
+    return Outcome(result.status, result=result, verdict=folder.read_fairness().verdict.state == "measured")
 
 
 def _left(seconds: float, done: int, missing: int) -> str:

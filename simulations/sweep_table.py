@@ -28,11 +28,12 @@ SIGNED = ("signed_demographic_parity_difference", "signed_equal_opportunity_diff
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended. ``code`` of the error that ended it; ``result`` if it has one."""
+    """How one run ended. ``code`` of the error that ended it. ``verdict``: whether one on fairness was possible."""
 
     status: RunStatus
     code: str | None = None
     result: Result | None = None
+    verdict: bool | None = None
 
 
 NOT_RUN = Outcome("not run")
@@ -56,7 +57,7 @@ def measures_of(result: Result, job: Job, basis: AskedBasis) -> dict[str, float 
     Signed differences are first minus second group of a two-group attribute in the job's order:
     P(favorable | first) - P(favorable | second), and TPR(first) - TPR(second).
     """
-    values = {name: _metric(result, name, basis) for name in METRICS}
+    values: dict[str, float | None] = {name: _metric(result, name, basis) for name in METRICS}
     for attribute, categories in job.data.sensitive.items():
         for gap in GAPS:
             values[f"{attribute}.{gap}"] = _gap(result, attribute, gap, basis)
@@ -137,6 +138,7 @@ def _run(run: PlannedRun, outcome: Outcome, basis: AskedBasis) -> SweepRun:
         code=outcome.code,
         basis=got,
         epsilon=largest_epsilon(result.privacy) if result else None,
+        verdict=outcome.verdict,
         values=measures_of(result, run.job, basis) if result else {},
     )
 

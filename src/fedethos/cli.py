@@ -15,6 +15,7 @@ import typer
 
 from fedethos import __version__
 from fedethos.cli_audit import audit
+from fedethos.cli_compare import compare
 from fedethos.cli_config import config_app
 from fedethos.cli_env import env
 from fedethos.cli_models import models_app
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-for _verb in (demo, simulate, resume, report, sweep):
+for _verb in (demo, simulate, resume, report, sweep, compare):
     app.command()(_verb)
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")

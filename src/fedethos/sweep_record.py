@@ -28,7 +28,10 @@ class Estimate(Record):
 
 
 class SweepRun(Record):
-    """One run. ``folder`` is relative to the sweep's; ``values`` are null where nothing was measurable."""
+    """One run. ``folder`` is relative to the sweep's; ``values`` are null where nothing was measurable.
+
+    ``verdict``: whether a fairness verdict was possible; without one a small gap says nothing.
+    """
 
     folder: str
     seed: Count
@@ -37,6 +40,7 @@ class SweepRun(Record):
     code: str | None
     basis: Basis | None
     epsilon: float | None
+    verdict: bool | None
     values: dict[str, float | None]
 
 
@@ -49,6 +53,15 @@ class SweepPoint(Record):
     epsilon: float | None
     runs: list[SweepRun]
     measures: dict[str, Estimate]
+
+    @property
+    def finished(self) -> list[SweepRun]:
+        return [run for run in self.runs if run.status in ("completed", "stopped")]
+
+    @property
+    def without_verdict(self) -> int:
+        """Finished runs whose gaps say nothing: the model is near constant, or too few people to tell."""
+        return sum(run.verdict is False for run in self.finished)
 
 
 class Paired(Record):

@@ -64,6 +64,12 @@ def footnotes(sweep: Sweep) -> list[str]:
     else:
         named = "; ".join(f"{name}: {basis}" for name, basis in bases.items())
         notes = [f"The points do not have the same basis ({named}); those that differ are not subtracted."] if bases else []
+    silent = [f"{point.name} ({point.without_verdict} of {len(point.finished)})" for point in sweep.points if point.without_verdict]
+    if silent:
+        notes.append(
+            f"No fairness verdict in runs of {'; '.join(silent)}: the model is near constant or groups are too small. "
+            "A small gap there is not fairness."
+        )
     if any(point.epsilon is not None for point in sweep.points):
         notes.append(
             "Epsilon of a line is that of one run, not of the sweep. All runs use the same people: on real records, choosing the best "
@@ -71,7 +77,9 @@ def footnotes(sweep: Sweep) -> list[str]:
         )
     notes.append("The intervals say how far seeds matter (split, partition, start, noise) on the same records, not what other people give.")
     if any(name.endswith(".signed_equal_opportunity_difference") for point in sweep.points for name in point.measures):
-        notes.append("signed DP, signed EOD: favorable rate and TPR, first minus second group of the job; |EOD|: mean of the absolute value.")
+        notes.append(
+            "signed DP, signed EOD: favorable rate and TPR, first minus second group of the job; |EOD|: mean of the absolute value."
+        )
     return notes
 
 
@@ -82,7 +90,7 @@ def _standard_output() -> Console:
 
 
 def _facts(point: SweepPoint) -> tuple[str, str]:
-    done = sum(run.status in ("completed", "stopped") for run in point.runs)
+    done = len(point.finished)
     failed = "".join(f", {run.code}" for run in point.runs if run.status == "failed")
     return f"{done}{'' if done == len(point.runs) else f' of {len(point.runs)}'}{failed}", epsilon(point.epsilon)
 
