@@ -97,7 +97,7 @@ def compare(paths: Sequence[Path], *, basis: AskedBasis, anyway: bool) -> Compar
     entries = [entry for path, name in zip(paths, _names(paths), strict=True) for entry in _entries(path, name, basis)]
     if len(entries) < 2:
         raise FedethosError("RUN-952", "There is nothing to compare: fewer than two finished runs.", fix="Name two runs, or a sweep.")
-    same_people = tested_alike(entry.people for entry in entries)
+    same_people = share_people(entry.people for entry in entries)
     if not same_people and not anyway:
         raise FedethosError(
             "RUN-953",
@@ -113,13 +113,13 @@ def compare(paths: Sequence[Path], *, basis: AskedBasis, anyway: bool) -> Compar
     return Comparison(tables, differing_keys(entries), same_people, guarantees)
 
 
-def tested_alike(people: Iterable[frozenset[str]]) -> bool:
+def share_people(people: Iterable[frozenset[str]]) -> bool:
     """Whether every entry's test sets are among those of the entry with the most: a failed seed is no other data."""
     sets = sorted(people, key=len)
     return all(one <= sets[-1] for one in sets)
 
 
-def test_people(job: Job, result: Result) -> str:
+def people_hash(job: Job, result: Result) -> str:
     """A hash that differs when the test people may: data contract, split, what the split is drawn from, and how many they are."""
     data = {key: value for key, value in job.data.model_dump(mode="json").items() if key not in _NOT_THE_PEOPLE}
     simulation = job.simulation
@@ -175,7 +175,7 @@ def _run_entry(path: Path, name: str, basis: AskedBasis) -> Entry:
         verdicts=(int(folder.read_fairness().verdict.state == "measured"), 1),
         seconds=result.seconds,
         bytes=result.communication.bytes_up + result.communication.bytes_down,
-        people=frozenset([test_people(job, result)]),
+        people=frozenset([people_hash(job, result)]),
         job=flat(job.model_dump(mode="json", by_alias=True)),
     )
 
@@ -198,7 +198,7 @@ def _point_entry(point: SweepPoint, sweep: Path, name: str) -> Entry:
         verdicts=(len(point.finished) - point.without_verdict, len(point.finished)),
         seconds=fmean(result.seconds for result in results),
         bytes=round(fmean(result.communication.bytes_up + result.communication.bytes_down for result in results)),
-        people=frozenset(test_people(job, result) for job, result in zip(jobs, results, strict=True)),
+        people=frozenset(people_hash(job, result) for job, result in zip(jobs, results, strict=True)),
         job=flat(job.model_dump(mode="json", by_alias=True)),
     )
 

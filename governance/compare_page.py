@@ -23,6 +23,7 @@ NAMES = {
     "equal_opportunity_difference": "Equal-opportunity difference",
 }
 DRAWN = ("equalized_odds_difference", "demographic_parity_difference")
+_LISTED = 3  # more names than these in one sentence are counted
 _BASES = {
     "released": "Released counts with their privacy noise",
     "unprotected": "Counts sent without protection",
@@ -80,7 +81,8 @@ def cautions(comparison: Comparison) -> list[str]:
         sentences.append(f"Epsilons are of different guarantees and are not comparable: {listed}.")
     silent = [entry.name for entries in comparison.tables.values() for entry in entries if entry.verdicts[0] < entry.verdicts[1]]
     if silent:
-        sentences.append(f"No fairness verdict was possible for {', '.join(silent)}: a small gap of a near-constant model is not fairness.")
+        named = ", ".join(silent) if len(silent) <= _LISTED else f"{len(silent)} rows"
+        sentences.append(f"No fairness verdict in some runs of {named}: a small gap of a near-constant model is not fairness.")
     private = [entry for entries in comparison.tables.values() for entry in entries if entry.epsilon is not None]
     if len(private) > 1:
         sentences.append("Each epsilon is that of one run. On the same people, several runs, and choosing among them, cost more.")

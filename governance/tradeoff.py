@@ -42,11 +42,11 @@ def tradeoff_chart(
     if left_out:
         description += f" Not drawn, for a number is missing or there is no room: {', '.join(left_out)}."
     with chart_style():
-        height = max(3.4, _LINE * len(drawn) + 1.1)
+        height = max(3.4, _LINE * len(drawn) + 0.9)
         figure = Figure(figsize=(WIDTH, height))
-        panel = figure.add_axes((0.075, 0.62 / height, 0.55, 1 - 0.86 / height))
+        panel = figure.add_axes((0.075, 0.5 / height, 0.55, 1 - 0.7 / height))
         _points(panel, drawn)
-        _labels(panel, drawn, gap=_LINE / (height - 0.86))
+        _labels(panel, drawn, gap=_LINE / (height - 0.7))
         panel.set(xlabel=f"{axes[0]} (left is better)", ylabel=f"{axes[1]} (up is better)")
         svg = to_svg(figure, name=name, title=title, description=description)
     return Chart(name, title, description, svg, table)
@@ -82,10 +82,9 @@ def _labels(panel: Axes, points: Sequence[Point], *, gap: float) -> None:
     for point, at, height in zip(points, wished, spread(wished, gap), strict=True):
         colour, marker = _look(point, points)
         x = ((point.gap.value or 0.0) - left) / (right - left)
-        leader, heights = [x, 1.0, 1.05], [at, at, height]
-        panel.plot(leader, heights, transform=panel.transAxes, color=MUTED, linewidth=0.6, alpha=0.7, clip_on=False, zorder=1)
+        panel.plot([x, 1.05], [at, height], transform=panel.transAxes, color=MUTED, linewidth=0.6, alpha=0.7, clip_on=False, zorder=1)
         panel.plot([1.065], [height], marker=marker, markersize=5.5, color=colour, transform=panel.transAxes, clip_on=False)
-        text = f"{printable(point.label, 34)}, epsilon {point.epsilon}"
+        text = f"{printable(point.label, 30)}, epsilon {point.epsilon}"
         panel.text(1.085, height, text, transform=panel.transAxes, va="center", color=INK, fontsize=8.5)
 
 
