@@ -6,24 +6,22 @@ group. Runs that were tested on different people are refused. Next on the path: 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
 from fedethos.errors import FedethosError
-from fedethos.job import Job
-from fedethos.result import Basis, GapName, Interval, MetricName, Result
+from fedethos.result import Basis, GapName, Interval, MetricName
 from fedethos.runfolder import RunFolder
 from fedethos.sweep_record import SWEEP_FILE, AskedBasis, Estimate, SweepPoint, read_sweep
+from fedethos.tested_people import people_hash, share_people
 from fedethos.wording import guarantee, largest_epsilon
 
 METRICS: tuple[MetricName, ...] = ("roc_auc", "balanced_accuracy", "accuracy", "worst_group_accuracy")
 GAPS: tuple[GapName, ...] = ("demographic_parity_difference", "equalized_odds_difference", "equal_opportunity_difference")
 _GROUP_BLIND = ("pooled", "fixed")  # fairness.thresholds that treat everybody alike
-_NOT_THE_PEOPLE = {"text"}  # keys of ``data`` that change what the model reads, not who is tested
 _NEVER_SHOWN = {"name", "schema", "simulation.seed"}
 
 
@@ -111,22 +109,6 @@ def compare(paths: Sequence[Path], *, basis: AskedBasis, anyway: bool) -> Compar
         tables[entry.kind] = (*tables.get(entry.kind, ()), entry)
     guarantees = frozenset(entry.guarantee for entry in entries if entry.epsilon is not None)
     return Comparison(tables, differing_keys(entries), same_people, guarantees)
-
-
-def share_people(people: Iterable[frozenset[str]]) -> bool:
-    """Whether every entry's test sets are among those of the entry with the most: a failed seed is no other data."""
-    sets = sorted(people, key=len)
-    return all(one <= sets[-1] for one in sets)
-
-
-def people_hash(job: Job, result: Result) -> str:
-    """A hash that differs when the test people may: data contract, split, what the split is drawn from, and how many they are."""
-    data = {key: value for key, value in job.data.model_dump(mode="json").items() if key not in _NOT_THE_PEOPLE}
-    simulation = job.simulation
-    drawn = None if job.data.split_salt else [simulation.seed, simulation.sites, simulation.partition.model_dump(mode="json")]
-    bound = job.privacy.max_records_per_person if job.unit == "person" and job.privacy.mode != "none" else None
-    count = result.oracle.people.test if result.oracle else None
-    return hashlib.sha256(json.dumps([data, drawn, bound, count], sort_keys=True).encode()).hexdigest()
 
 
 def differing_keys(entries: Sequence[Entry]) -> dict[str, dict[str, object]]:

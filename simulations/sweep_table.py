@@ -19,6 +19,7 @@ from fedethos.job import Job
 from fedethos.result import GapName, MetricName, Result
 from fedethos.simulations.sweep import PlannedPoint, PlannedRun, SweepPlan
 from fedethos.sweep_record import AskedBasis, Estimate, Paired, RunStatus, Sweep, SweepPoint, SweepRun
+from fedethos.tested_people import people_hash
 from fedethos.wording import largest_epsilon
 
 METRICS: tuple[MetricName, ...] = ("accuracy", "balanced_accuracy", "roc_auc", "worst_group_accuracy")
@@ -108,9 +109,15 @@ def sweep_table(plan: SweepPlan, outcomes: Mapping[str, Outcome], basis: AskedBa
         name=plan.name,
         basis=basis,
         seeds=list(plan.seeds),
+        same_people=all(_same_people(plan, outcomes, place) for place in range(len(plan.seeds))),
         points=points,
         paired=[_paired(point, points[0]) for point in points[1:]],
     )
+
+
+def _same_people(plan: SweepPlan, outcomes: Mapping[str, Outcome], place: int) -> bool:
+    runs = [(point.runs[place].job, outcomes.get(point.runs[place].folder, NOT_RUN).result) for point in plan.points]
+    return len({people_hash(job, result) for job, result in runs if result}) <= 1
 
 
 def _point(point: PlannedPoint, outcomes: Mapping[str, Outcome], basis: AskedBasis) -> SweepPoint:

@@ -73,12 +73,13 @@ class Paired(Record):
 
 
 class Sweep(Record):
-    """``basis`` is the one asked for; each point says what it got."""
+    """``basis`` is the one asked for; each point says what it got. ``same_people``: under one seed all points have the same test people."""
 
     schema_: Literal["fedethos/sweep/v1"] = Field("fedethos/sweep/v1", alias="schema")
     name: str
     basis: AskedBasis
     seeds: list[Count]
+    same_people: bool
     points: list[SweepPoint]
     paired: list[Paired]
 

@@ -64,6 +64,10 @@ def footnotes(sweep: Sweep) -> list[str]:
     else:
         named = "; ".join(f"{name}: {basis}" for name, basis in bases.items())
         notes = [f"The points do not have the same basis ({named}); those that differ are not subtracted."] if bases else []
+    if not sweep.same_people:
+        notes.append(
+            "The points were tested on different people (the grid moves data, split or partition): differences are not the model's alone."
+        )
     silent = [f"{point.name} ({point.without_verdict} of {len(point.finished)})" for point in sweep.points if point.without_verdict]
     if silent:
         notes.append(

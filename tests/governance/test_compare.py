@@ -9,10 +9,11 @@ import pytest
 
 from fedethos.cli import run
 from fedethos.errors import FedethosError
-from fedethos.governance.compare import compare, flat, share_people
+from fedethos.governance.compare import compare, flat
 from fedethos.governance.compare_page import page
 from fedethos.governance.tradeoff import spread
 from fedethos.storage import canonical_json
+from fedethos.tested_people import share_people
 
 HOSTILE = "a<script>alert(1)</script>{{ 7*7 }}&\"'"
 
@@ -165,7 +166,15 @@ def test_a_sweep_is_a_row_per_point_with_its_intervals(make_run, tmp_path: Path)
                 "measures": measures,
             }
         )
-    document = {"schema": "fedethos/sweep/v1", "name": "x", "basis": "oracle", "seeds": [7], "points": points, "paired": []}
+    document = {
+        "schema": "fedethos/sweep/v1",
+        "name": "x",
+        "basis": "oracle",
+        "seeds": [7],
+        "same_people": True,
+        "points": points,
+        "paired": [],
+    }
     (folder / "sweep.json").write_bytes(canonical_json(document))
     single = make_run("alone").path
     found = compare([folder, single], basis="oracle", anyway=False)

@@ -150,6 +150,18 @@ def test_values_of_another_basis_are_not_subtracted_and_that_is_said() -> None:
     assert any("do not have the same basis" in note for note in footnotes(sweep))
 
 
+def test_a_grid_that_moves_the_test_people_is_said_to() -> None:
+    for key, values, same in (
+        ("privacy.epsilon", ("3", "8"), True),
+        ("simulation.sites", ("3", "4"), False),
+        ("data.limit", ("0.5", "0.6"), False),
+    ):
+        plan = plan_sweep(JOB, ONLY_SEX, [Axis(key, values)], [1, 2])
+        sweep = sweep_table(plan, {run.folder: Outcome("completed", result=make_result()) for run in plan.in_order()}, "oracle")
+        assert sweep.same_people is same
+        assert any("tested on different people" in note for note in footnotes(sweep)) is not same
+
+
 def test_the_table_shows_means_epsilon_missing_seeds_and_what_it_is_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     results = {f"epsilon=3/seed-{seed}": make_result(accuracy=0.7 + seed / 100) for seed in (1, 2, 3)}
     results |= {"epsilon=8/seed-1": make_result(accuracy=0.9, tpr=(None, 0.5))}
