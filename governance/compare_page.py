@@ -10,6 +10,7 @@ from fedethos.governance.charts import Chart, Table
 from fedethos.governance.compare import GAPS, METRICS, Comparison, Entry, Kind, Number
 from fedethos.governance.pages import template
 from fedethos.governance.tradeoff import Point, tradeoff_chart
+from fedethos.result import GapName
 from fedethos.storage import JsonValue
 from fedethos.wording import duration, epsilon, number, size
 
@@ -22,7 +23,7 @@ NAMES = {
     "equalized_odds_difference": "Equalized-odds difference",
     "equal_opportunity_difference": "Equal-opportunity difference",
 }
-DRAWN = ("equalized_odds_difference", "demographic_parity_difference")
+DRAWN: tuple[GapName, ...] = ("equalized_odds_difference", "demographic_parity_difference")
 _LISTED = 3  # more names than these in one sentence are counted
 _BASES = {
     "released": "Released counts with their privacy noise",
@@ -153,10 +154,10 @@ def _verdict(entry: Entry) -> str:
     return f"possible in {measured} of {runs}"
 
 
-def _chart(entries: Sequence[Entry], attribute: str, gap: str, name: str) -> Chart | None:
+def _chart(entries: Sequence[Entry], attribute: str, gap: GapName, name: str) -> Chart | None:
     having = [entry for entry in entries if attribute in entry.gaps]
     points = [
-        Point(entry.name.rpartition("/")[2], epsilon(entry.epsilon), entry.gaps[attribute][gap], entry.metrics["balanced_accuracy"])  # type: ignore[index]
+        Point(entry.name.rpartition("/")[2], epsilon(entry.epsilon), entry.gaps[attribute][gap], entry.metrics["balanced_accuracy"])
         for entry in having
     ]
     rows = tuple((entry.name, point.epsilon, said(point.gap), said(point.quality)) for entry, point in zip(having, points, strict=True))

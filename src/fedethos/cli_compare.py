@@ -45,6 +45,7 @@ def compare(
 
 def _print(comparison: Comparison) -> None:
     from rich.console import Console
+    from rich.table import Table as RichTable
     from rich.text import Text
 
     from fedethos.governance.charts import Table
@@ -55,8 +56,6 @@ def _print(comparison: Comparison) -> None:
         console = Console(highlight=False, width=180)
 
     def show(table: Table) -> None:
-        from rich.table import Table as RichTable
-
         drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in table.columns:
             drawn.add_column(Text(column))
