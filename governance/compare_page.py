@@ -91,10 +91,12 @@ def cautions(comparison: Comparison) -> list[str]:
 
 
 def differences(comparison: Comparison) -> Table:
-    """Job keys that differ, a row for each."""
-    names = [entry.name for entries in comparison.tables.values() for entry in entries]
-    rows = tuple((key, *(_said(values[name]) for name in names)) for key, values in comparison.differing.items())
-    return Table(("Job key", *names), rows)
+    """Job keys that differ: a row for each, or a column for each where there are more entries than keys."""
+    names, keys = [entry.name for entries in comparison.tables.values() for entry in entries], list(comparison.differing)
+    said_of = {key: {name: _said(value) for name, value in values.items()} for key, values in comparison.differing.items()}
+    if keys and len(keys) < len(names):
+        return Table(("Run", *keys), tuple((name, *(said_of[key][name] for key in keys)) for name in names))
+    return Table(("Job key", *names), tuple((key, *(said_of[key][name] for name in names)) for key in keys))
 
 
 def as_json(comparison: Comparison) -> dict[str, JsonValue]:

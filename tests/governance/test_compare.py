@@ -9,8 +9,9 @@ import pytest
 
 from fedethos.cli import run
 from fedethos.errors import FedethosError
+from fedethos.governance.charts import Table
 from fedethos.governance.compare import compare, flat
-from fedethos.governance.compare_page import page
+from fedethos.governance.compare_page import differences, page
 from fedethos.governance.tradeoff import spread
 from fedethos.storage import canonical_json
 from fedethos.tested_people import share_people
@@ -232,6 +233,15 @@ def test_labels_keep_their_distance_and_stay_inside() -> None:
     assert all(later - earlier >= 0.1 - 1e-9 for earlier, later in pairwise(sorted(placed)))
     assert min(placed) >= 0 and max(placed) <= 1
     assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
+
+
+def test_what_differs_is_laid_out_so_that_it_stays_narrow(make_run) -> None:
+    paths = two(make_run, privacy__epsilon=3.0)
+    few = differences(compare(paths, basis="released", anyway=False))
+    assert few == Table(("Run", "privacy.epsilon"), (("one", "8.0"), ("two", "3.0")))
+    change(paths[1], training__learning_rate=0.5, lora__r=2)
+    many = differences(compare(paths, basis="released", anyway=False))
+    assert many.columns == ("Job key", "one", "two") and ("lora.r", "8", "2") in many.rows
 
 
 def test_nested_keys_are_dotted() -> None:
