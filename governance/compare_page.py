@@ -159,7 +159,13 @@ def _verdict(entry: Entry) -> str:
 def _chart(entries: Sequence[Entry], attribute: str, gap: GapName, name: str) -> Chart | None:
     having = [entry for entry in entries if attribute in entry.gaps]
     points = [
-        Point(entry.name.rpartition("/")[2], epsilon(entry.epsilon), entry.gaps[attribute][gap], entry.metrics["balanced_accuracy"])
+        Point(
+            entry.name.rpartition("/")[2],
+            epsilon(entry.epsilon),
+            entry.gaps[attribute][gap],
+            entry.metrics["balanced_accuracy"],
+            entry.verdicts[0] == entry.verdicts[1],
+        )
         for entry in having
     ]
     rows = tuple((entry.name, point.epsilon, said(point.gap), said(point.quality)) for entry, point in zip(having, points, strict=True))
@@ -167,7 +173,8 @@ def _chart(entries: Sequence[Entry], attribute: str, gap: GapName, name: str) ->
     return tradeoff_chart(
         name,
         f"{quality} against {NAMES[gap][0].lower()}{NAMES[gap][1:]} by {attribute}",
-        "One point per row of the tables, lines are its 95 % intervals. Top left is best. Colour and shape stand for epsilon.",
+        "One point per row of the tables, lines are its 95 % intervals. Top left is best. Colour and shape stand for epsilon. "
+        "Hollow: a run had no fairness verdict, so its gap says nothing.",
         points,
         axes=(NAMES[gap], quality),
         table=Table(("Run", "Epsilon", NAMES[gap], quality), rows),

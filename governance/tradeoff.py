@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,12 +24,13 @@ _LINE = 0.27  # inches from one label to the next
 
 @dataclass(frozen=True)
 class Point:
-    """``epsilon`` as it is written, "none" without privacy. ``gap``: smaller is better."""
+    """``epsilon`` as it is written, "none" without privacy. ``gap``: smaller is better, where a ``verdict`` on fairness was possible."""
 
     label: str
     epsilon: str
     gap: Number
     quality: Number
+    verdict: bool
 
 
 def tradeoff_chart(
@@ -44,7 +46,7 @@ def tradeoff_chart(
     with chart_style():
         height = max(3.4, _LINE * len(drawn) + 0.9)
         figure = Figure(figsize=(WIDTH, height))
-        panel = figure.add_axes((0.075, 0.5 / height, 0.55, 1 - 0.7 / height))
+        panel = figure.add_axes((0.075, 0.5 / height, 0.47, 1 - 0.7 / height))
         _points(panel, drawn)
         _labels(panel, drawn, gap=_LINE / (height - 0.7))
         panel.set(xlabel=f"{axes[0]} (left is better)", ylabel=f"{axes[1]} (up is better)")
@@ -66,13 +68,19 @@ def _points(panel: Axes, points: Sequence[Point]) -> None:
             panel.plot([point.gap.low, point.gap.high], [y, y], color=colour, linewidth=1.1, alpha=0.75)
         if point.quality.low is not None and point.quality.high is not None:
             panel.plot([x, x], [point.quality.low, point.quality.high], color=colour, linewidth=1.1, alpha=0.75)
-        panel.plot([x], [y], marker=marker, markersize=7.5, color=colour, markeredgecolor=PAPER, markeredgewidth=0.8, zorder=3)
+        panel.plot([x], [y], marker=marker, markersize=7.5, zorder=3, **_fill(point, colour))
 
 
 def _look(point: Point, points: Sequence[Point]) -> tuple[str, str]:
     """Sixteen pairs of colour and shape, one per epsilon in order of appearance."""
     place = list(dict.fromkeys(one.epsilon for one in points)).index(point.epsilon)
     return SERIES[place % 4], MARKERS[(place + place // 4) % 4]
+
+
+def _fill(point: Point, colour: str) -> dict[str, Any]:
+    """Hollow where the gap says nothing about fairness."""
+    edge = {"markeredgecolor": PAPER, "markeredgewidth": 0.8} if point.verdict else {"markeredgecolor": colour, "markeredgewidth": 1.4}
+    return {"markerfacecolor": colour if point.verdict else PAPER, **edge}
 
 
 def _labels(panel: Axes, points: Sequence[Point], *, gap: float) -> None:
@@ -83,8 +91,8 @@ def _labels(panel: Axes, points: Sequence[Point], *, gap: float) -> None:
         colour, marker = _look(point, points)
         x = ((point.gap.value or 0.0) - left) / (right - left)
         panel.plot([x, 1.05], [at, height], transform=panel.transAxes, color=MUTED, linewidth=0.6, alpha=0.7, clip_on=False, zorder=1)
-        panel.plot([1.065], [height], marker=marker, markersize=5.5, color=colour, transform=panel.transAxes, clip_on=False)
-        text = f"{printable(point.label, 30)}, epsilon {point.epsilon}"
+        panel.plot([1.065], [height], marker=marker, markersize=5.5, transform=panel.transAxes, clip_on=False, **_fill(point, colour))
+        text = f"{printable(point.label, 30)}, epsilon {point.epsilon}{'' if point.verdict else ', no verdict'}"
         panel.text(1.085, height, text, transform=panel.transAxes, va="center", color=INK, fontsize=8.5)
 
 

@@ -1,6 +1,7 @@
 """Runs side by side: what may share a table, what is refused, what differs, and a page that nobody's names can break."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 from fedethos.cli import run
 from fedethos.errors import FedethosError
 from fedethos.governance.charts import Table
-from fedethos.governance.compare import compare, flat
+from fedethos.governance.compare import Number, compare, flat
 from fedethos.governance.compare_page import differences, page
-from fedethos.governance.tradeoff import spread
+from fedethos.governance.tradeoff import Point, spread, tradeoff_chart
 from fedethos.storage import canonical_json
 from fedethos.tested_people import share_people
 
@@ -184,6 +185,9 @@ def test_a_sweep_is_a_row_per_point_with_its_intervals(make_run, tmp_path: Path)
     assert (seeds[1][0].metrics["balanced_accuracy"].low, seeds[1][0].metrics["roc_auc"].value) == (0.65, None)
     assert (seeds[0].over_seeds, alone[0].over_seeds) == (True, False)
     html = page(found)
+    no_gap = Point("x", "3.00", Number(0.0), Number(0.5), verdict=False)
+    drawn = tradeoff_chart("c", "t", "d", [no_gap, replace(no_gap, label="y", verdict=True)], axes=("a", "b"), table=Table((), ()))
+    assert drawn is not None and drawn.svg.count("no verdict") == 1
     assert "means over seeds" in html and "No fairness verdict in some runs of sweep/epsilon=3, sweep/epsilon=8" in html
 
 
