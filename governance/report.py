@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from fedethos.governance.charts import (
     MAX_ROWS,
     Chart,
@@ -24,6 +22,7 @@ from fedethos.governance.charts import (
     metrics_chart,
     privacy_table,
 )
+from fedethos.governance.pages import template
 from fedethos.job import Job
 from fedethos.records import FairnessReport, Manifest, PrivacyReport, Round
 from fedethos.result import Attribute, GapName, Interval, MetricName, Result, in_declared_order
@@ -108,14 +107,7 @@ def report_html(documents: Documents) -> str:
     result, privacy = documents.result, documents.privacy
     attributes = in_declared_order(result.fairness, documents.job.data.sensitive)
     drawn = _drawn_rounds(documents.rounds)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fedethos.governance", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         name=result.name,
         status=_status(documents),
         verdict=documents.fairness.verdict.sentences,

@@ -11,7 +11,7 @@ import re
 from fedethos.data.features import feature_names
 from fedethos.job import Job
 from fedethos.records import Manifest, PrivacyReport
-from fedethos.result import Interval, Result
+from fedethos.result import Interval, PrivacySummary, Result
 
 WITHHELD = "withheld"
 NOT_RELEASED = "not released"
@@ -69,7 +69,7 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def largest_epsilon(privacy: PrivacyReport) -> float | None:
+def largest_epsilon(privacy: PrivacyReport | PrivacySummary) -> float | None:
     """The weakest guarantee of any site; None if even one site has none."""
     values = [site.epsilon for site in privacy.sites.values()]
     known = [value for value in values if value is not None]
