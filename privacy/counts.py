@@ -6,7 +6,9 @@ discrete (``composition.py``). Everything here follows from the job alone: no re
 
 A release has one or both of two parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
 label × prediction (without any attribute: one of everybody). Schedule: both parts of the test people once, at the end; validation
-scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those.
+scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. For thresholds per
+group there is ``group-scores``, one table group × label × score bin of the training people, once, at the end: the one release that is
+always paid together with training, whose noise makes room for it (``planner.py``).
 """
 
 from __future__ import annotations
@@ -69,10 +71,11 @@ def purpose_of(parts: Iterable[str], population: Population) -> str:
 
 
 def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
-    """What a site of this job releases about its validation and test people; nothing under ``privacy.mode: none``.
+    """The counts that a site of this job releases; nothing under ``privacy.mode: none``.
 
-    Under add-remove a person is in one split only: each split may cost the job's whole epsilon, beside training. Under replace-one
-    the splits and training are paid together, and all counts get ``REPLACE_ONE_SHARE`` of it.
+    Under add-remove a person is in one split only: validation and test may each cost the job's whole epsilon, beside training. Under
+    replace-one the splits and training are paid together, and counts of these two get ``REPLACE_ONE_SHARE`` of it. Counts of training
+    people get ``privacy.metrics.epsilon_share`` of the budget, as the share of 1 / noise^2 that is left to them: epsilons do not add up.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
     privacy = job.privacy
     if privacy.mode == "none" or privacy.epsilon is None:
         return ()
-    schedule = _schedule(job)
+    schedule, of_training = _schedule(job), _of_training(job, rows_per_unit)
     cells: dict[Population, int] = {}  # moved by one unit, over all releases of a split
     for _, population, tables, releases in schedule:
         cells[population] = cells.get(population, 0) + tables * releases
@@ -103,6 +106,17 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
             releases=releases,
         )
         for parts, population, tables, releases in schedule
+    ) + (() if of_training is None else (of_training,))
+
+
+def _of_training(job: Job, rows_per_unit: int) -> CountPlan | None:
+    privacy = job.privacy
+    if privacy.epsilon is None or job.fairness.group_constraint is None:
+        return None
+    whole = sigma_for(tables=1, rows=rows_per_unit, epsilon=privacy.epsilon, delta=privacy.delta, adjacency=privacy.adjacency)
+    sigma = whole / math.sqrt(privacy.metrics.epsilon_share)
+    return CountPlan(
+        parts=("group-scores",), release=CountRelease(sigma=sigma, rows=rows_per_unit, tables=1, population="train"), releases=1
     )
 
 
@@ -180,7 +194,7 @@ def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
     attributes = max(1, len(job.data.sensitive))
     rule, rounds = job.federation.early_stop, job.federation.rounds
     schedule: list[tuple[tuple[str, ...], Population, int, int]] = [(("scores", "groups"), "test", 1 + attributes, 1)]
-    if rule is not None or job.fairness.thresholds == "pooled":
+    if rule is not None or job.fairness.thresholds != "fixed":
         schedule.append((("scores",), "validation", 1, rounds if rule else 1))
     if rule is not None and rule.metric == "worst_group_accuracy":
         schedule.append((("groups",), "validation", attributes, rounds))

@@ -24,7 +24,7 @@ _MOST_ROUNDS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class SiteCost:
-    """What a site's job costs a person whose records train, at the job's delta; under replace-one with all counts."""
+    """What a site's job costs a person whose records train, at the job's delta: with counts of training people, under replace-one with all."""
 
     declared_size: int
     sampling_rate: float
@@ -44,10 +44,18 @@ def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> tuple
 
 
 def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> float:
-    """The least noise multiplier with which all of a site's releases keep the job's epsilon.
+    """The least noise multiplier with which all of a site's releases keep the job's epsilon. Errors as for ``training_noise_beside``."""
+    return training_noise_beside(job, declared_size=declared_size, others=_beside_training(job, rows_per_unit))
 
-    Under add-remove training and counts concern different people, and each may cost the whole epsilon. Under replace-one they are
-    paid together: training gets as much more noise as makes room for the counts.
+
+def training_noise_beside(job: Job, *, declared_size: int, others: Sequence[Allotment]) -> float:
+    """The least noise multiplier with which training and ``others`` together keep the job's epsilon.
+
+    Parameters
+    ----------
+    others : sequence of Allotment
+        What else a person bears whose records train: under add-remove counts of training people, under replace-one all counts.
+        Training gets as much more noise as makes room for them.
 
     Raises
     ------
@@ -58,10 +66,9 @@ def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> f
     if plan is None:
         raise _not_private()
     alone = plan.noise_multiplier
-    if job.privacy.adjacency == "add-remove":
+    if not others:
         return alone
-    counts = _counts(job, rows_per_unit)
-    factor = least_noise_factor(lambda factor: _cost(job, (_training(job, declared_size, alone * factor), *counts)) <= _budget(job))
+    factor = least_noise_factor(lambda factor: _cost(job, (_training(job, declared_size, alone * factor), *others)) <= _budget(job))
     if factor is None:
         raise FedethosError(
             "PRIV-302",
@@ -79,7 +86,7 @@ def noise_for_budget(job: Job, *, declared_size: int) -> SiteCost:
 
 def cost_of_noise(job: Job, *, declared_size: int, noise_multiplier: float) -> SiteCost:
     """What the job's rounds cost a site with a given noise, within its budget or not."""
-    counts = _counts(job, 1) if job.privacy.adjacency == "replace-one" else ()
+    counts = _beside_training(job, 1)
     return SiteCost(
         declared_size=declared_size,
         sampling_rate=sampling_rate_of(job, declared_size),
@@ -138,6 +145,12 @@ def _training(job: Job, declared_size: int, noise_multiplier: float) -> Allotmen
 
 def _counts(job: Job, rows_per_unit: int) -> tuple[Allotment, ...]:
     return tuple(one.allotment for one in plan_counts(job, rows_per_unit=rows_per_unit))
+
+
+def _beside_training(job: Job, rows_per_unit: int) -> tuple[Allotment, ...]:
+    """The counts that are paid together with training."""
+    together = job.privacy.adjacency == "replace-one"
+    return tuple(one for one in _counts(job, rows_per_unit) if together or one.event.population == "train")
 
 
 def _cost(job: Job, paid: Sequence[Allotment]) -> float:
