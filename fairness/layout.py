@@ -146,7 +146,7 @@ def group_score_cuts(scores: IntArray, favorable: int, *, bins: int = 8) -> tupl
     """At most ``bins - 1`` cuts for the score table by group, from a noisy score table int64[L, BINS] of everybody.
 
     They divide a mixture of people with the favorable label (four fifths) and without. A true positive rate t then sums so few noisy cells
-    that its variance is about bins * t * (1 - t) cells' (64 bins: mean |EOD| .04 where 8 give .03, Adult, epsilon 1).
+    that its variance is about bins * t * (1 - t) cells'. Adult, epsilon 1: mean |EOD| .053 with 64 bins, .034 with 8.
     """
     if scores.sum(axis=-1).min() < bins:
         return DEFAULT_CUTS[::2]

@@ -65,4 +65,4 @@ def nonnegative(cells: FloatArray) -> FloatArray:
     falling = np.sort(cells)[::-1]
     shift = (np.cumsum(falling) - total) / np.arange(1, len(cells) + 1)
     last = np.flatnonzero(falling > shift)[-1]
-    return np.maximum(cells - shift[last], 0.0)
+    return np.asarray(np.maximum(cells - shift[last], 0.0), dtype=np.float64)

@@ -24,7 +24,7 @@ _MOST_ROUNDS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class SiteCost:
-    """What a site's job costs a person whose records train, at the job's delta: with counts of training people, under replace-one with all."""
+    """What a job costs a person whose records train, at its delta: with counts of training people, under replace-one with all counts."""
 
     declared_size: int
     sampling_rate: float

@@ -117,7 +117,8 @@ def _released(ending: Ending, release: ReleaseBySites) -> _Figures:
     job, arrays, last = ending.job, ending.state.arrays, ending.state.round
     asked: list[Measurement] = []
     people: dict[SplitName, int] = {}
-    decision, cuts = Decision(FIXED_EDGE), DEFAULT_CUTS
+    decision = Decision(FIXED_EDGE)
+    cuts: tuple[int, ...] = DEFAULT_CUTS
     if job.fairness.thresholds != "fixed":
         asked.append(release(arrays, "validation", last, Layout(cuts=FINE)))
         scores = asked[0].tables[SCORES]

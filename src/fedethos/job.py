@@ -190,7 +190,7 @@ class Fairness(Section):
     @property
     def group_constraint(self) -> Literal["demographic_parity", "equal_opportunity", "equalized_odds"] | None:
         """The rate that group-specific thresholds equalise; None when everybody has the same threshold."""
-        return None if self.thresholds in ("pooled", "fixed") else self.thresholds
+        return None if self.thresholds == "pooled" or self.thresholds == "fixed" else self.thresholds  # noqa: PLR1714 - narrows the type
 
 
 class Policy(Section):
@@ -302,6 +302,10 @@ class Job(Section):
             return self
         if not self.data.sensitive:
             raise PydanticCustomError("CFG-311", "Group-specific thresholds need a sensitive attribute under data.sensitive.")
+        if self.fairness.attribute is None and len(self.data.sensitive) > 1:  # their order is not part of the job's hash
+            raise PydanticCustomError(
+                "CFG-314", "There are several sensitive attributes: name that of the thresholds in fairness.attribute."
+            )
         if self.policy is None or not self.policy.allow_group_thresholds:
             raise PydanticCustomError(
                 "CFG-312",

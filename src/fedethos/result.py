@@ -155,7 +155,7 @@ class Result(Record):
     seconds: Seconds
     engine: str
     basis: Basis
-    group_aware: bool = False  # whether decisions used the sensitive attribute; never compare such a run with one that did not
+    group_aware: bool  # decisions used the sensitive attribute; not to be compared with a run that did not
     oracle: Oracle | None
     baseline: Metrics | NotReleased
     metrics: Metrics

@@ -179,6 +179,7 @@ def _result(story: Story) -> dict:
         "seconds": 118.4,
         "engine": "inprocess",
         "basis": story.basis,
+        "group_aware": False,
         "oracle": _oracle(story),
         "baseline": {} if story.basis == "released" else _metrics(0.24),
         "metrics": _metrics(),
