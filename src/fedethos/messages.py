@@ -164,6 +164,8 @@ def decode_request(message: Message) -> Request:
     split = config.get("split")
     if split not in (None, "train", "validation", "test"):
         raise _malformed("the split is not train, validation or test")
+    if (split == "train") != ("group-cuts" in config):
+        raise _malformed("training people are counted in the score table by group, and nobody else is")
     edge, attribute = config.get("edge"), config.get("attribute")
     arrays = decode_arrays(content.array_records[ARRAYS], np.float32, "SEC-630")
     return Request(

@@ -69,6 +69,23 @@ def test_under_replace_one_counts_cost_training_a_little_noise():
     assert epsilon(together[:1], delta=1e-5, adjacency="replace-one") > 0.9 * 8.0
 
 
+POLICY = {"allow_group_thresholds": True, "reason": "a test"}
+
+
+@pytest.mark.parametrize(("adjacency", "target"), [("add-remove", 8.0), ("add-remove", 1.0), ("replace-one", 8.0)])
+def test_counts_of_training_people_are_paid_within_the_budget_of_training(adjacency, target):
+    without = job(adjacency=adjacency, epsilon=target)
+    attribute = next(iter(without.data.sensitive))
+    by_group = Job.model_validate(
+        without.model_dump(by_alias=True) | {"fairness": {"thresholds": "equal_opportunity", "attribute": attribute}, "policy": POLICY}
+    )
+    paid = allotments(by_group, declared_size=SIZE)
+    assert [one.purpose for one in paid if one.event.population == "train"] == ["train", "group-scores/train"]
+    assert 0.98 * target < epsilon(paid, delta=1e-5, adjacency=adjacency) <= target
+    factor = paid[0].event.noise_multiplier / allotments(without, declared_size=SIZE)[0].event.noise_multiplier
+    assert 1.01 < factor < 1.10  # a tenth of 1 / noise^2 is about 5 % of the noise
+
+
 def test_nothing_is_planned_without_privacy():
     without = job(mode="none", epsilon=None)
     assert allotments(without, declared_size=SIZE) == ()
