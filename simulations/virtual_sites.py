@@ -31,6 +31,7 @@ from fedethos.strategies.averaging import capped_shares
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that the printed epsilon cannot tell the exact one
+_MOST_DRAWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,31 @@ def read_records(job: Job, base: Path) -> Records:
 
 
 def site_records(job: Job, base: Path, records: Records | None = None) -> dict[str, dict[SplitName, Records]]:
-    """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds."""
-    plan = job.simulation.partition
+    """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds.
+
+    Under ``simulation.partition.redraw`` the first draw of at most 1,000 that gives every site each label. Raises DATA-135 or DATA-136
+    otherwise.
+    """
     records = records or read_records(job, base)
+    last = _MOST_DRAWS - 1 if job.simulation.partition.redraw else 0
+    for draw in range(last):
+        try:
+            return _drawn(job, records, draw)
+        except FedethosError as error:
+            if error.code not in ("DATA-135", "DATA-136"):
+                raise
+    return _drawn(job, records, last)
+
+
+def _drawn(job: Job, records: Records, draw: int) -> dict[str, dict[SplitName, Records]]:
     parts = partition(
         records,
-        plan,
+        job.simulation.partition,
         sites=job.simulation.sites,
         seed=job.simulation.seed,
         label_values=job.data.label.values,
         categories=job.data.sensitive,
+        draw=draw,
     )
     names = _site_names(job, len(parts))
     by_site = {}

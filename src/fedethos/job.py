@@ -202,11 +202,16 @@ class Partition(Section):
         None, description="dirichlet, by-group: a sensitive attribute or 'label'. by-column: a column that names the site."
     )
     alpha: PositiveFloat = Field(0.5, description="dirichlet: smaller is more unequal.")
+    redraw: bool = Field(
+        False, description="Deal the people again, with the next sub-seed, until every site has training records of each label."
+    )
 
     @model_validator(mode="after")
     def _by_where_needed(self) -> Partition:
         if self.kind != "iid" and self.by is None:
             raise PydanticCustomError("CFG-223", f"simulation.partition.kind {self.kind} needs simulation.partition.by.")
+        if self.redraw and self.kind == "by-column":
+            raise PydanticCustomError("CFG-340", "simulation.partition.redraw: a partition by column is not drawn at random.")
         return self
 
 
