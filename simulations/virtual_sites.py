@@ -49,9 +49,17 @@ class Federation:
 
 def read_records(job: Job, base: Path) -> Records:
     """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from."""
+    return apply_contract(read_table(job.data, base=base), job.data, keep=_kept_column(job))
+
+
+def same_records(job: Job, other: Job) -> bool:
+    """Whether ``read_records`` gives the same for both, from the same folder."""
+    return (job.data, _kept_column(job)) == (other.data, _kept_column(other))
+
+
+def _kept_column(job: Job) -> str | None:
     plan = job.simulation.partition
-    by_column = plan.by if plan.kind == "by-column" else None
-    return apply_contract(read_table(job.data, base=base), job.data, keep=by_column)
+    return plan.by if plan.kind == "by-column" else None
 
 
 def site_records(job: Job, base: Path, records: Records | None = None) -> dict[str, dict[SplitName, Records]]:
