@@ -189,8 +189,9 @@ def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
         schedule.append((("scores",), "validation", 1, rounds if rule else 1))
     if rule is not None and rule.metric == "worst_group_accuracy":
         schedule.append((("groups",), "validation", attributes, rounds))
-    if job.fairness.group_constraint is not None:
-        schedule.append((("group-scores",), "train", 1, 1))
+    of_training = len(job.steering_rounds) + (job.fairness.group_constraint is not None)
+    if of_training:
+        schedule.append((("group-scores",), "train", 1, of_training))
     return schedule
 
 

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from fedethos.caps import VirtualSite
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
+from fedethos.job_strategy import check_strategy
 from fedethos.section import PositiveFloat, Section
 
 LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
@@ -130,6 +131,14 @@ class Fairness(Section):
         description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
         "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
     )
+    strategy: Literal["none", "controller"] = Field(
+        "none", description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap."
+    )
+    constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
+        "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
+    )
+    every: int = Field(2, ge=1, description="The strategy asks for counts of the training people after every so many rounds.")
+    learning_rate: PositiveFloat = Field(3.0, description="Step of the strategy's weights, on a log scale, for a gap of 1.")
     attribute: str | None = Field(
         None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
     )
@@ -297,6 +306,11 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _strategy_has_what_it_steers_by(self) -> Job:
+        check_strategy(self.fairness, sensitive=self.data.sensitive, rounds=self.federation.rounds)
+        return self
+
+    @model_validator(mode="after")
     def _group_thresholds_are_allowed(self) -> Job:
         if self.fairness.group_constraint is None:
             return self
@@ -323,8 +337,19 @@ class Job(Section):
 
     @property
     def fairness_attribute(self) -> str | None:
-        """The attribute that thresholds act on; None when the job declares none."""
+        """The attribute that weights and thresholds act on; None when the job declares none."""
         return self.fairness.attribute or next(iter(self.data.sensitive), None)
+
+    @property
+    def weighs_cells(self) -> bool:
+        """Whether sites multiply clipped gradients by the weight of their cell."""
+        return self.fairness.strategy != "none" or self.fairness.cell_weights is not None
+
+    @property
+    def steering_rounds(self) -> range:
+        """After which rounds the strategy asks for counts of the training people; what the last round gives steers nothing."""
+        every = self.fairness.every
+        return range(0) if self.fairness.strategy == "none" else range(every, self.federation.rounds, every)
 
     @property
     def unit(self) -> Literal["person", "record"]:
