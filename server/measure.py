@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import check_tables, pool, table_shapes
-from fedethos.fairness.layout import FINE, SCORES, Layout
+from fedethos.fairness.layout import FINE, SCORES, WHOLE, Layout
 from fedethos.fairness.summary import Summary, summarise, summarise_scores
 from fedethos.fairness.threshold import FIXED_EDGE, base_rate_edge
 from fedethos.job import Job
@@ -41,12 +41,12 @@ class Measurement:
 
 
 class Measure(Protocol):
-    """Evaluate an adapter on one split of all sites."""
+    """Evaluate an adapter on one split of all sites: full histograms, or the tables of a ``Layout``."""
 
     @property
     def basis(self) -> MeasureBasis: ...
 
-    def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement: ...
+    def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement: ...
 
 
 class ExactMeasure(Measure, Protocol):
@@ -83,6 +83,9 @@ class Everybody:
             split=split,
             cuts=layout.cuts,
             edge=layout.edge,
+            attribute=layout.rules.attribute if layout.rules else layout.attribute,
+            group_cuts=layout.group_cuts,
+            rules=layout.rules.numbers if layout.rules else None,
         )
         content = encode_request(EVALUATE, request)
         messages = [Message(content, node_id, EVALUATE, group_id=str(round)) for node_id in self.sites]
@@ -99,9 +102,9 @@ class EvaluateBySites:
     everybody: Everybody
     basis: MeasureBasis = "unprotected"
 
-    def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement:
-        shapes = shapes_of(self.everybody.job)
-        replies, outcome = self.everybody.ask(arrays, split, round, Layout(), lambda reply: check_tables(reply.tables, shapes))
+    def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
+        shapes = shapes_of(self.everybody.job, layout)
+        replies, outcome = self.everybody.ask(arrays, split, round, layout, lambda reply: check_tables(reply.tables, shapes))
         tables = pool([reply.tables for reply in replies.values()], shapes)
         return Measurement(tables, bytes_up=outcome.bytes_up, bytes_down=outcome.bytes_down)
 
@@ -114,8 +117,7 @@ class ReleaseBySites:
     basis: MeasureBasis = "released"
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
-        data = self.everybody.job.data
-        shapes = layout.shapes(data.sensitive, len(data.label.values))
+        shapes = layout.shapes(self.everybody.job.data.sensitive, len(self.everybody.job.data.label.values))
 
         def check(reply: EvaluateReply) -> None:
             if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
@@ -133,15 +135,16 @@ class ReleaseBySites:
 
 
 def decision_edge(validation: Tables, job: Job) -> int:
-    """Bin edge of the decision threshold (``fairness.thresholds``), from any pooled validation table with fine bins."""
+    """Bin edge of everybody's threshold (``fairness.thresholds``), from any pooled validation table with fine bins."""
     if job.fairness.thresholds == "fixed":
         return FIXED_EDGE
     return base_rate_edge(next(iter(validation.values())), job.data.label.favorable_index)
 
 
-def shapes_of(job: Job) -> dict[str, tuple[int, int, int]]:
-    """Shapes of the tables that the job asks every site for."""
-    return table_shapes(job.data.sensitive, len(job.data.label.values))
+def shapes_of(job: Job, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of the tables that every site is asked for."""
+    labels = len(job.data.label.values)
+    return layout.shapes(job.data.sensitive, labels) if layout.wanted else table_shapes(job.data.sensitive, labels)
 
 
 def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: bool = True) -> Summary:

@@ -70,11 +70,14 @@ class Training(Section):
 
 
 class Metrics(Section):
-    epsilon_share: float = Field(
-        0.3, ge=0.01, le=0.9, description="Share of epsilon for counts that are paid together with training (adjacency replace-one)."
-    )
     min_group_size: int = Field(11, ge=1, description="Smaller groups are not shown.")
     tolerance: PositiveFloat = Field(0.1, description="A fairness metric whose 95 % half-width is larger is 'not measurable'.")
+    epsilon_share: float = Field(
+        0.3,
+        ge=0.01,
+        le=0.9,
+        description="Share of epsilon for counts that are paid together with training: of training people, and under replace-one all.",
+    )
 
 
 class Privacy(Section):
@@ -122,15 +125,32 @@ class Privacy(Section):
 
 
 class Fairness(Section):
-    thresholds: Literal["pooled", "fixed"] = Field(
-        "pooled", description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5."
+    thresholds: Literal["pooled", "fixed", "demographic_parity", "equal_opportunity", "equalized_odds"] = Field(
+        "pooled",
+        description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
+        "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
     )
-    attribute: str | None = Field(None, description="Sensitive attribute whose cells are weighed; null: the first of data.sensitive.")
+    attribute: str | None = Field(
+        None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
+    )
     max_weight: float = Field(4.0, ge=1.0, allow_inf_nan=False, description="No cell weighs more, whatever the coordinator asks for.")
     cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
         None,
         description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
     )
+
+    @property
+    def group_constraint(self) -> Literal["demographic_parity", "equal_opportunity", "equalized_odds"] | None:
+        """The rate that group-specific thresholds equalise; None when everybody has the same threshold."""
+        return None if self.thresholds == "pooled" or self.thresholds == "fixed" else self.thresholds  # noqa: PLR1714 - narrows the type
+
+
+class Policy(Section):
+    """What the organisation that runs the job has decided beforehand."""
+
+    allow_group_thresholds: bool = Field(False, description="Decisions may use the sensitive attribute: a threshold for each group.")
+    allow_randomized_decisions: bool = Field(False, description="Group thresholds may leave some decisions to a coin.")
+    reason: str = Field(min_length=1, description="Why this is allowed, and who has said so.")
 
 
 class SitePlan(Section):
@@ -212,6 +232,7 @@ class Job(Section):
     fairness: Fairness = Field(default_factory=Fairness)
     federation: Federation = Field(default_factory=Federation)
     robustness: Robustness = Field(default_factory=Robustness)
+    policy: Policy | None = Field(None, description="Needed for what a job may not do by default, such as group-specific thresholds.")
     simulation: Simulation = Field(default_factory=Simulation)
 
     @model_validator(mode="after")
@@ -261,14 +282,46 @@ class Job(Section):
         return [key for key, is_set in changed.items() if is_set]
 
     @model_validator(mode="after")
-    def _cells_are_declared(self) -> Job:
+    def _fairness_acts_on_a_declared_attribute(self) -> Job:
         fairness, sensitive = self.fairness, self.data.sensitive
         if fairness.attribute is not None and fairness.attribute not in sensitive:
             raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
+        if fairness.cell_weights is None and fairness.group_constraint is None:
+            return self
+        if self.fairness_attribute is None:
+            raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
+        if fairness.attribute is None and len(sensitive) > 1:  # their order is not part of the job's hash
+            raise PydanticCustomError(
+                "CFG-314", "There are several sensitive attributes: name that of the weights and thresholds in fairness.attribute."
+            )
         if fairness.cell_weights is not None:
-            groups = [*sensitive[fairness.attribute or next(iter(sensitive))], UNKNOWN] if sensitive else []
+            groups = [*sensitive[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
         return self
+
+    @model_validator(mode="after")
+    def _group_thresholds_are_allowed(self) -> Job:
+        if self.fairness.group_constraint is None:
+            return self
+        if self.policy is None or not self.policy.allow_group_thresholds:
+            raise PydanticCustomError(
+                "CFG-312",
+                "fairness.thresholds uses the sensitive attribute at decision time, and policy.allow_group_thresholds is not true. "
+                "Treating people differently by group may be disparate treatment (in the US: Title VII, enforced by the EEOC, and the "
+                "ECOA). Have it reviewed; this is not legal advice. Without it: fairness.thresholds: pooled.",
+            )
+        if self.fairness.thresholds == "equalized_odds" and not self.policy.allow_randomized_decisions:
+            raise PydanticCustomError(
+                "CFG-313",
+                "fairness.thresholds equalized_odds leaves some decisions to a coin, for one threshold a group cannot equalise two "
+                "rates, and policy.allow_randomized_decisions is not true. Deterministic: equal_opportunity or demographic_parity.",
+            )
+        return self
+
+    @property
+    def fairness_attribute(self) -> str | None:
+        """The attribute that weights and thresholds act on; None when the job declares none."""
+        return self.fairness.attribute or next(iter(self.data.sensitive), None)
 
     @property
     def unit(self) -> Literal["person", "record"]:

@@ -117,11 +117,25 @@ class PrivacyReport(Document):
     statement: str
 
 
+class GroupRule(Document):
+    """Chances of a favorable decision at log-odds below ``low``, from ``low`` on, from ``high`` on. ``own``: not everybody's threshold."""
+
+    low: float
+    high: float
+    chances: list[float]
+    own: bool
+
+
 class Threshold(Document):
+    """``log_odds`` and ``edge_index`` are everybody's threshold; ``groups``: what stands in its place by group of ``attribute``."""
+
     kind: str
     log_odds: float | None
     edge_index: int | None
     source: str
+    group_aware: bool = False
+    attribute: str | None = None
+    groups: dict[str, GroupRule] = {}
 
 
 class Verdict(Document):
