@@ -40,8 +40,8 @@ from fedethos.server.state import RunState, load_state, save_state, spending_aft
 from fedethos.server.validation import check_update
 from fedethos.storage import JsonValue
 from fedethos.strategies.averaging import aggregation_error
-from fedethos.strategies.robust import defend
 from fedethos.strategies.registry import make_strategy, restore_strategy, strategy_arrays
+from fedethos.strategies.robust import defend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ def _aggregate(
     updates: Mapping[str, Arrays],
     shares: Mapping[str, float],
 ) -> Arrays:
-    """Rebuild replies from the robust step's updates, sorted by site, with the approved weight as ``num-examples``, and let the strategy combine them.
+    """Rebuild replies from what the robust step left, sorted by site, with approved weights, and let the strategy combine them.
 
     Raises
     ------

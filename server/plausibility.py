@@ -33,7 +33,8 @@ def most_records(job: Job, declared_size: int, split: SplitName) -> int | None:
     """
     if job.privacy.mode == "none" and job.unit == "person":
         return None
-    ratio = getattr(job.data.split, split) / job.data.split.train
+    shares: dict[SplitName, float] = {"train": job.data.split.train, "validation": job.data.split.validation, "test": job.data.split.test}
+    ratio = shares[split] / shares["train"]
     units = ratio * declared_size + _DEVIATIONS * (math.sqrt(declared_size * ratio * (1 + ratio)) + max(1.0, ratio))
     return math.ceil(units) * job.rows_per_unit
 

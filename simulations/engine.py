@@ -9,13 +9,14 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
 from fedethos.client.app import build_client_app, incidents
+from fedethos.client.node import Node
 from fedethos.documents import dump_job, load_job
 from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
@@ -25,9 +26,11 @@ from fedethos.messages import Arrays
 from fedethos.models.adapter import read_arrays, save_adapter
 from fedethos.models.base import weights_hash
 from fedethos.progress import Observer
+from fedethos.records import SimulatedAttack
 from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
 from fedethos.server.loop import Coordination
+from fedethos.simulations.attacks import Scene
 from fedethos.simulations.grid import InProcessGrid
 from fedethos.simulations.manifest import simulation_manifest
 from fedethos.simulations.oracle import Oracle
@@ -36,7 +39,9 @@ from fedethos.simulations.virtual_sites import Federation, open_federation
 ENGINE = "inprocess"
 
 
-def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool = False, force: bool = False) -> Path:
+def simulate(
+    job: Job, out: Path, *, base: Path, observer: Observer, wire: bool = False, force: bool = False, attack: SimulatedAttack | None = None
+) -> Path:
     """Run ``job`` into the new folder ``out`` and render its report.
 
     Parameters
@@ -47,12 +52,14 @@ def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool 
         Send every message through Flower's serialisation.
     force : bool
         Replace a run that is already in ``out``.
+    attack : SimulatedAttack, optional
+        Some sites attack; exact values are then of the other sites' people.
     """
     with RunFolder(out).create(force=force) as folder:
         folder.write_job(dump_job(job))
-        folder.write_local({"base": str(base.resolve()), "wire": wire})
+        folder.write_local({"base": str(base.resolve()), "wire": wire, "attack": attack.model_dump() if attack else None})
         try:
-            _run(job, folder, base=base, wire=wire, observer=observer)
+            _run(job, folder, base=base, wire=wire, observer=observer, attack=attack)
         except FedethosError:
             if not folder.manifest.exists():
                 folder.discard()
@@ -72,30 +79,34 @@ def resume(out: Path, *, observer: Observer) -> Path:
         if folder.result.exists():
             raise FedethosError("RUN-932", "This run is complete.", where=str(out), fix=f"See it with `fedethos report {out}`.")
         local = folder.read_local()
-        _run(load_job(folder.job), folder, base=Path(local.base), wire=local.wire, observer=observer)
+        _run(load_job(folder.job), folder, base=Path(local.base), wire=local.wire, observer=observer, attack=local.attack)
     return out
 
 
-def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer) -> None:
+def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer, attack: SimulatedAttack | None) -> None:
     quiet_logs()
     started = time.monotonic()
+    scene = Scene(attack, job)
     with (
         _incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
-        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer) as federation,
+        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer, spoil=scene.spoil) as federation,
     ):
         base_weights = weights_hash(federation.model.model)
-        plan = _coordination(job, folder, federation, observer, started)
+        plan = _coordination(job, folder, federation, observer, started, honest=scene.honest(federation))
         if not folder.manifest.exists():
-            folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
-        app = build_client_app(lambda context: federation.nodes[context.node_id])
+            folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE, marks=scene.marks(federation)))
+        behind = scene.behind(federation)
+        app = build_client_app(lambda context: behind[context.node_id])
         build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))
         if weights_hash(federation.model.model) != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
     render_report(folder.path)
 
 
-def _coordination(job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float) -> Coordination:
+def _coordination(
+    job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float, *, honest: Sequence[Node]
+) -> Coordination:
     model = federation.model
 
     def export(arrays: Arrays, where: Path) -> None:
@@ -113,7 +124,7 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
         observer=observer,
         engine=ENGINE,
         started=started,
-        oracle=Oracle(list(federation.nodes.values())),
+        oracle=Oracle(honest),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import torch
@@ -17,8 +18,10 @@ from fedethos.storage import JsonValue
 _PACKAGES = ("fedethos", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "fairlearn", "numpy", "pandas", "tokenizers")
 
 
-def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, engine: str) -> dict[str, JsonValue]:
-    """Facts known before round 1. ``base_weights`` is the hash of the frozen parameters in memory."""
+def simulation_manifest(
+    job: Job, federation: Federation, base_weights: str, *, engine: str, marks: Sequence[str] = ()
+) -> dict[str, JsonValue]:
+    """Facts known before round 1. ``base_weights`` is the hash of the frozen parameters in memory; ``marks`` stand on every page."""
     private = job.privacy.mode != "none"
     return {
         "name": job.name,
@@ -51,5 +54,5 @@ def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, 
             for site in federation.sites.values()
             if (plan := plan_training(job, declared_size=site.declared_size)) is not None
         },
-        "marks": ([] if private else [NO_PRIVACY]) + ([SEEDED] if private and job.privacy.secure_rng is not True else []),
+        "marks": [*marks] + ([] if private else [NO_PRIVACY]) + ([SEEDED] if private and job.privacy.secure_rng is not True else []),
     }

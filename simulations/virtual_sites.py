@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +40,9 @@ from fedethos.simulations.partition import check_site_labels, partition
 from fedethos.site import Caps
 from fedethos.strategies.averaging import capped_shares
 
+SiteRecords = dict[str, dict[SplitName, Records]]
+Spoil = Callable[[SiteRecords], SiteRecords]
+
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that the printed epsilon cannot tell the exact one
 
@@ -53,7 +56,7 @@ class Federation:
     nodes: Mapping[int, Node]
 
 
-def site_records(job: Job, base: Path) -> dict[str, dict[SplitName, Records]]:
+def site_records(job: Job, base: Path) -> SiteRecords:
     """Each virtual site's records by split. ``base`` is the folder that relative paths in the job start from."""
     plan = job.simulation.partition
     by_column = plan.by if plan.kind == "by-column" else None
@@ -110,10 +113,12 @@ def approved_sites(job: Job, sizes: Mapping[str, int]) -> dict[int, Site]:
 
 
 @contextmanager
-def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer) -> Iterator[Federation]:
+def open_federation(
+    job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer, spoil: Spoil = lambda records: records
+) -> Iterator[Federation]:
     """Load the model once, commit every site's plan in ``ledger``, read the records, cache what is frozen.
 
-    Caches are deleted on leaving; the ledger stays.
+    ``spoil`` is what attackers do to their records (``simulations/attacks.py``). Caches are deleted on leaving; the ledger stays.
     """
     observer.stage("Loading the base model")
     where = resolve(job.model.path, base=base)
@@ -123,7 +128,7 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
     adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa").to(device)
 
     observer.stage("Reading and splitting the records")
-    by_site = site_records(job, base)
+    by_site = spoil(site_records(job, base))
     sizes = {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
     sites = approved_sites(job, sizes)
 

@@ -32,6 +32,8 @@ def shortened(update: Arrays, sent: Arrays, geometry: Geometry, bound: float) ->
 
 def _fraction_within(update: Arrays, sent: Arrays, geometry: Geometry, bound: float) -> float:
     """Walking t from 0 to 1 moves the product by t·X + t²·Y with X = ΔB·A + B·ΔA, Y = ΔB·ΔA, so its squared norm is a polynomial in t."""
+    if bound == 0.0:
+        return 0.0
     linear = sum(float(np.square(update[name].astype(np.float64) - sent[name]).sum()) for name in geometry.others(sent))
     mixed = quadratic = 0.0
     for name_a, name_b in geometry.layers(sent):
@@ -42,6 +44,5 @@ def _fraction_within(update: Arrays, sent: Arrays, geometry: Geometry, bound: fl
         linear += geometry.scale**2 * inner(x, x)
         mixed += geometry.scale**2 * inner(x, y)
         quadratic += geometry.scale**2 * inner(y, y)
-    crossings = np.polynomial.Polynomial([-(bound**2), 0.0, linear, 2 * mixed, quadratic]).roots()
-    real = [root.real for root in crossings if abs(root.imag) <= 1e-9 * abs(root) and 0 < root.real < 1]
-    return float(min(real, default=1.0))
+    crossings = np.polynomial.Polynomial([-(bound**2), 0.0, linear, 2 * mixed, quadratic]).roots().astype(np.complex128).tolist()
+    return min((root.real for root in crossings if abs(root.imag) <= 1e-9 * abs(root) and 0 < root.real < 1), default=1.0)

@@ -108,9 +108,7 @@ LAYOUT = Layout(cuts=(16, 32, 48), edge=32)
 
 
 def noisy(tables: Tables, rng: np.random.Generator, sigma: float) -> Tables:
-    return {
-        name: table + np.rint(rng.normal(0, sigma, table.shape)).astype(np.int64) for name, table in LAYOUT.tables(tables).items()
-    }
+    return {name: table + np.rint(rng.normal(0, sigma, table.shape)).astype(np.int64) for name, table in LAYOUT.tables(tables).items()}
 
 
 def sigma_of(plan: Job) -> float:

@@ -64,10 +64,15 @@ def says(reply: TrainReply | ErrorReply) -> Answer:
 
 
 def federate(
-    tmp_path: Path, answers: dict[int, Answer], plan: Job | None = None, *, base: dict[int, str] | None = None, lost: int | None = None,
+    tmp_path: Path,
+    answers: dict[int, Answer],
+    plan: Job | None = None,
+    *,
+    base: dict[int, str] | None = None,
+    lost: int | None = None,
     forger: int | None = None,
 ) -> list[dict[str, object]]:
-    """Run the loop; node ``lost`` never answers a train message, node ``forger`` counts a thousand times its people. Returns rounds.jsonl."""
+    """Run the loop; node ``lost`` never answers a train message, ``forger`` counts each person 1,000 times. Returns rounds.jsonl."""
     plan = plan or job()
     app = ClientApp()
 

@@ -205,6 +205,12 @@ def test_without_a_bound_the_median_norm_of_the_round_is_it() -> None:
     assert moved == pytest.approx([1, 2, 3, 3, 3], rel=1e-4)
 
 
+def test_where_most_sites_do_not_move_nobody_does() -> None:
+    sent = adapter(0)
+    updates = {"1": sent, "2": sent, "3": adapter(1)}
+    np.testing.assert_array_equal(bounded(updates, sent, Geometry({}, SCALE), None)["3"][B], sent[B])
+
+
 # --- the step as a whole --------------------------------------------------------------------------------------------------------
 
 RULES = {
