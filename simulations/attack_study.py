@@ -105,25 +105,25 @@ def planned_runs(job: Job, share: float) -> list[str]:
     return [Outcome(rule="none", attacked=False).folder, *(Outcome(rule=plan.robustness.rule, attacked=True).folder for plan in plans)]
 
 
-def defended(job: Job, sites: Sequence[Site], attackers: int) -> list[Job]:
-    """The job under its own rule, then under every other one that its number of sites allows."""
-    heaviest = sum(sorted((site.share for site in sites), reverse=True)[:attackers])
+def defended(job: Job, sites: Sequence[Site], count: int) -> list[Job]:
+    """The job under its own rule, then under every other one that its number of sites allows, against ``count`` attackers."""
+    heaviest = sum(sorted((site.share for site in sites), reverse=True)[:count])
     keys: dict[RobustRule, dict[str, object]] = {
         "trimmed-mean": {"trim_share": min(_MOST_TRIMMED, heaviest)},
-        "krum": {"assumed_attackers": attackers},
-        "multi-krum": {"assumed_attackers": attackers},
+        "krum": {"assumed_attackers": count},
+        "multi-krum": {"assumed_attackers": count},
     }
     rules: list[RobustRule] = [rule for rule in get_args(RobustRule) if rule != job.robustness.rule]
-    if len(sites) < fewest_sites(attackers):
+    if len(sites) < fewest_sites(count):
         rules = [rule for rule in rules if rule not in ("krum", "multi-krum")]
-    return [job, *(_with_rule(job, rule, keys.get(rule, {}), attackers) for rule in rules)]
+    return [job, *(_with_rule(job, rule, keys.get(rule, {}), count) for rule in rules)]
 
 
-def _with_rule(job: Job, rule: RobustRule, keys: Mapping[str, object], attackers: int) -> Job:
+def _with_rule(job: Job, rule: RobustRule, keys: Mapping[str, object], count: int) -> Job:
     kept = {"max_update_norm": job.robustness.max_update_norm, "weight_cap": job.robustness.weight_cap}
     plan = job.model_dump(by_alias=True) | {"robustness": {"rule": rule, **kept, **keys}}
     if "krum" in rule:
-        plan["federation"]["min_sites"] = max(job.federation.min_sites, fewest_sites(attackers))
+        plan["federation"]["min_sites"] = max(job.federation.min_sites, fewest_sites(count))
     return Job.model_validate(plan)
 
 

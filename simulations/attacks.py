@@ -116,22 +116,24 @@ class Scene:
 
     def spoil(self, by_site: SiteRecords) -> SiteRecords:
         """Everybody's records as they train on them."""
-        if self.attack is None or self.attack.kind not in ("label-flip", "backdoor"):
-            return by_site
-        bad = attackers(by_site, self.attack.share, self.job.simulation.seed)
+        bad = self._bad(by_site)
         return {
-            name: {**splits, "train": self._spoiled(name, splits["train"])} if name in bad else splits for name, splits in by_site.items()
+            name: {**splits, "train": self._taught(name, splits["train"])} if name in bad else splits for name, splits in by_site.items()
         }
 
-    def _spoiled(self, site: str, records: Records) -> Records:
-        if self.attack is not None and self.attack.kind == "label-flip":
+    def _taught(self, site: str, records: Records) -> Records:
+        """What an attacker trains on."""
+        kind = self.attack.kind if self.attack else None
+        if kind == "label-flip":
             return label_flipped(records)
-        rows = keyed_generator(self.job.simulation.seed, "backdoor", site).random(len(records)) < BACKDOOR_SHARE
-        return triggered(records, rows, self.job.data.label.favorable_index)
+        if kind == "backdoor":
+            rows = keyed_generator(self.job.simulation.seed, "backdoor", site).random(len(records)) < BACKDOOR_SHARE
+            return triggered(records, rows, self.job.data.label.favorable_index)
+        return records
 
     def behind(self, federation: Federation) -> dict[int, Answers]:
         """What answers for each node."""
-        bad, kind = self._bad(federation), self.attack.kind if self.attack else None
+        bad, kind = self._bad(_names(federation)), self.attack.kind if self.attack else None
         return {
             node_id: node if kind is None or federation.sites[node_id].name not in bad else Attacker(node, kind)
             for node_id, node in federation.nodes.items()
@@ -139,7 +141,7 @@ class Scene:
 
     def honest(self, federation: Federation) -> list[Node]:
         """The nodes whose people exact values are about."""
-        bad = self._bad(federation)
+        bad = self._bad(_names(federation))
         return [node for node_id, node in federation.nodes.items() if federation.sites[node_id].name not in bad]
 
     def marks(self, federation: Federation) -> list[str]:
@@ -147,9 +149,11 @@ class Scene:
         if self.attack is None:
             return []
         doing = "No attack, for comparison" if self.attack.kind is None else f"Simulated attack: {self.attack.kind}"
-        return [f"{doing}; exact values are without the people of {', '.join(sorted(self._bad(federation)))}"]
+        return [f"{doing}; exact values are without the people of {', '.join(sorted(self._bad(_names(federation))))}"]
 
-    def _bad(self, federation: Federation) -> frozenset[str]:
-        if self.attack is None:
-            return frozenset()
-        return attackers((site.name for site in federation.sites.values()), self.attack.share, self.job.simulation.seed)
+    def _bad(self, sites: Iterable[str]) -> frozenset[str]:
+        return attackers(sites, self.attack.share, self.job.simulation.seed) if self.attack else frozenset()
+
+
+def _names(federation: Federation) -> list[str]:
+    return [site.name for site in federation.sites.values()]

@@ -1,7 +1,9 @@
 """Each attack does what it says, at the attackers alone; what it costs is measured on the others; forged counts stay within their bound."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +16,15 @@ from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import BINS, pool
 from fedethos.fairness.layout import Layout
 from fedethos.job import Job
-from fedethos.messages import Basis, EvaluateReply
+from fedethos.messages import Basis, EvaluateReply, Request, TrainReply
 from fedethos.progress import Silent
-from fedethos.records import SimulatedAttack
+from fedethos.records import AttackKind, SimulatedAttack
 from fedethos.runfolder import RunFolder
 from fedethos.server.measure import Measurement, describe, shapes_of
 from fedethos.server.plausibility import check_counts, leverage, most_records
 from fedethos.server.site import Site
 from fedethos.simulations.attack_study import defended
-from fedethos.simulations.attacks import STRENGTH, TRIGGER, Scene, attackers, label_flipped, not_a_number, scaled, sign_flipped
+from fedethos.simulations.attacks import STRENGTH, TRIGGER, Attacker, Scene, attackers, label_flipped, not_a_number, scaled, sign_flipped
 from fedethos.simulations.engine import resume, simulate
 from fedethos.simulations.forging import flattering
 from fedethos.simulations.virtual_sites import site_records
@@ -36,6 +38,15 @@ def test_attacks_on_the_update_by_hand() -> None:
     np.testing.assert_allclose(scaled(SENT, TRAINED)["w"], [6.0, -8.0])
     assert np.isnan(not_a_number(SENT, TRAINED)["w"]).all()
     assert {array["w"].dtype for array in (sign_flipped(SENT, TRAINED), scaled(SENT, TRAINED))} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("sign-flip", [-4.0, 12.0]), ("scale", [6.0, -8.0]), ("label-flip", [1.5, 1.0])])
+def test_an_attacker_changes_its_tensors_and_no_other_field_of_its_reply(kind: AttackKind, expected: list[float]) -> None:
+    honest = TrainReply(TRAINED, Basis.CHARGED, "record", "add-remove", epsilon=1.0, delta=1e-5, steps=3)
+    sent = Request(job_sha256="j", run="r", round=1, attempt=0, arrays=SENT)
+    reply = Attacker(SimpleNamespace(train=lambda request: honest), kind).train(sent)
+    np.testing.assert_allclose(reply.arrays["w"], expected)
+    assert replace(reply, arrays=TRAINED) == honest
 
 
 def test_attackers_are_a_share_of_the_sites_drawn_from_the_seed() -> None:
