@@ -189,9 +189,32 @@ class Federation(Section):
     early_stop: EarlyStop | None = None
 
 
+RobustRule = Literal["none", "median", "trimmed-mean", "krum", "multi-krum", "norm-bound"]
+_KEY_OF_RULE = {"trim_share": ("trimmed-mean",), "assumed_attackers": ("krum", "multi-krum"), "norm_bound": ("norm-bound",)}
+
+
 class Robustness(Section):
+    rule: RobustRule = Field("none", description="What is done to the updates before aggregation, against sites that attack.")
+    trim_share: float | None = Field(
+        None, gt=0.0, lt=0.5, description="trimmed-mean: share of the weight that is cut off at each end of every coordinate."
+    )
+    assumed_attackers: int | None = Field(None, ge=0, description="krum, multi-krum: f; federation.min_sites must be 2f + 3 or more.")
+    norm_bound: PositiveFloat | None = Field(
+        None, description="norm-bound: updates of the model are shortened to this norm; null: to the median norm of the round."
+    )
     max_update_norm: PositiveFloat | None = Field(None, description="A reply that moves the adapter further (L2) is refused.")
     weight_cap: float = Field(0.5, gt=0.0, le=1.0, description="No site weighs more than this share.")
+
+    @model_validator(mode="after")
+    def _keys_belong_to_the_rule(self) -> Robustness:
+        for key, rules in _KEY_OF_RULE.items():
+            if getattr(self, key) is not None and self.rule not in rules:
+                raise PydanticCustomError("CFG-300", f"robustness.{key} belongs to the rule {' or '.join(rules)}, which is not chosen.")
+        if self.rule == "trimmed-mean" and self.trim_share is None:
+            raise PydanticCustomError("CFG-301", "robustness.rule trimmed-mean needs robustness.trim_share.")
+        if self.rule in ("krum", "multi-krum") and self.assumed_attackers is None:
+            raise PydanticCustomError("CFG-301", f"robustness.rule {self.rule} needs robustness.assumed_attackers.")
+        return self
 
 
 class Partition(Section):
@@ -247,6 +270,13 @@ class Job(Section):
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
+        attackers = self.robustness.assumed_attackers
+        if attackers is not None and self.federation.min_sites < 2 * attackers + 3:
+            raise PydanticCustomError(
+                "CFG-302",
+                f"robustness.rule {self.robustness.rule} with {attackers} assumed attackers needs federation.min_sites of "
+                f"{2 * attackers + 3} or more.",
+            )
         return self
 
     @model_validator(mode="after")
