@@ -70,9 +70,9 @@ def purpose_of(parts: Iterable[str], population: Population) -> str:
 def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
     """The counts that a site of this job releases; nothing under ``privacy.mode: none``.
 
-    Under add-remove a person is in one split only: validation and test may each cost the job's whole epsilon, beside training; counts of
-    training people get ``privacy.metrics.epsilon_share`` of it, and training makes room for them. Under replace-one the splits and
-    training are paid together, and all counts get that share.
+    Under add-remove a person is in one split only: validation and test may each cost the job's whole epsilon, beside training. Counts of
+    training people, and under replace-one all counts, are paid together with training: together they may cost
+    ``privacy.metrics.epsilon_share`` of epsilon.
 
     Raises
     ------
@@ -86,10 +86,10 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
     cells: dict[Population, int] = {}  # moved by one unit, over all releases of a split
     for _, population, tables, releases in schedule:
         cells[population] = cells.get(population, 0) + tables * releases
-    shared = privacy.metrics.epsilon_share * privacy.epsilon
-    together = privacy.adjacency == "replace-one"
-    if together:
-        cells = dict.fromkeys(cells, sum(cells.values()))
+    beside_training = privacy.metrics.epsilon_share * privacy.epsilon
+    budget = {population: beside_training if population == "train" else privacy.epsilon for population in cells}
+    if privacy.adjacency == "replace-one":
+        cells, budget = dict.fromkeys(cells, sum(cells.values())), dict.fromkeys(cells, beside_training)
     return tuple(
         CountPlan(
             parts=parts,
@@ -97,7 +97,7 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
                 sigma=sigma_for(
                     tables=cells[population],
                     rows=rows_per_unit,
-                    epsilon=shared if together or population == "train" else privacy.epsilon,
+                    epsilon=budget[population],
                     delta=privacy.delta,
                     adjacency=privacy.adjacency,
                 ),

@@ -49,19 +49,19 @@ def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: 
 
 
 def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: Sequence[Allotment] = ()) -> float:
-    """The least noise multiplier with which all of a site's releases keep the job's epsilon.
-
-    ``beside`` is paid together with training, as are counts of training people, and under replace-one all counts. Errors as for
-    ``training_noise_beside``.
-    """
+    """The least noise multiplier with which all of a site's releases keep the job's epsilon. Errors as for ``training_noise_beside``."""
     return training_noise_beside(job, declared_size=declared_size, others=(*beside, *_beside_training(job, rows_per_unit)))
 
 
 def training_noise_beside(job: Job, *, declared_size: int, others: Sequence[Allotment]) -> float:
-    """The least noise multiplier with which training and ``others`` keep the job's epsilon together.
+    """The least noise multiplier with which training and ``others`` together keep the job's epsilon.
 
-    ``others`` have their noise already; training gets as much more as makes room for them. A share of epsilon is no share of noise:
-    the whole is composed for each noise that is tried.
+    Parameters
+    ----------
+    others : sequence of Allotment
+        What else a person bears whose records train: counts and sums of training people, under replace-one all counts. They have their
+        noise already; training gets as much more as makes room for them. The whole is composed for each noise that is tried: a share of
+        epsilon is no share of noise.
 
     Raises
     ------

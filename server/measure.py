@@ -19,6 +19,7 @@ from fedethos.job import Job
 from fedethos.messages import EVALUATE, Arrays, EvaluateReply, Reply, Request, SplitName, Tables, encode_request
 from fedethos.privacy.discrete_gaussian import discrete_gaussian_variance
 from fedethos.server.exchange import Exchange, exchange, require_quorum
+from fedethos.server.plausibility import check_counts
 from fedethos.server.site import Site
 
 MeasureBasis = Literal["oracle", "unprotected", "released"]
@@ -66,13 +67,13 @@ class Everybody:
     sites: Mapping[int, Site]
 
     def ask(
-        self, arrays: Arrays, split: SplitName, round: int, layout: Layout, check: Callable[[EvaluateReply], None]
+        self, arrays: Arrays, split: SplitName, round: int, layout: Layout, check: Callable[[Site, EvaluateReply], None]
     ) -> tuple[dict[str, EvaluateReply], Exchange]:
         """Valid replies by site. ``check`` raises FedethosError to refuse one; AGG-710 below the quorum."""
 
         def validate(site: Site, reply: Reply) -> None:
             if isinstance(reply, EvaluateReply):
-                check(reply)
+                check(site, reply)
 
         request = Request(
             job_sha256=self.job.sha256,
@@ -104,7 +105,12 @@ class EvaluateBySites:
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
         shapes = shapes_of(self.everybody.job, layout)
-        replies, outcome = self.everybody.ask(arrays, split, round, layout, lambda reply: check_tables(reply.tables, shapes))
+
+        def check(site: Site, reply: EvaluateReply) -> None:
+            check_tables(reply.tables, shapes)
+            check_counts(reply, self.everybody.job, site, split, layout)
+
+        replies, outcome = self.everybody.ask(arrays, split, round, layout, check)
         tables = pool([reply.tables for reply in replies.values()], shapes)
         return Measurement(tables, bytes_up=outcome.bytes_up, bytes_down=outcome.bytes_down)
 
@@ -119,10 +125,11 @@ class ReleaseBySites:
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
         shapes = layout.shapes(self.everybody.job.data.sensitive, len(self.everybody.job.data.label.values))
 
-        def check(reply: EvaluateReply) -> None:
+        def check(site: Site, reply: EvaluateReply) -> None:
             if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
                 raise FedethosError("AGG-705", "Counts of a private job do not say how much noise is in them.")
             check_tables(reply.tables, shapes, charged=True)
+            check_counts(reply, self.everybody.job, site, split, layout)
 
         replies, outcome = self.everybody.ask(arrays, split, round, layout, check)
         return Measurement(

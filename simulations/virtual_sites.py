@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,9 @@ from fedethos.server.site import Site
 from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.partition import check_site_labels, partition
 from fedethos.strategies.averaging import capped_shares
+
+SiteRecords = dict[str, dict[SplitName, Records]]
+Spoil = Callable[[SiteRecords], SiteRecords]
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that the printed epsilon cannot tell the exact one
@@ -62,11 +65,11 @@ def _kept_column(job: Job) -> str | None:
     return plan.by if plan.kind == "by-column" else None
 
 
-def site_records(job: Job, base: Path, records: Records | None = None) -> dict[str, dict[SplitName, Records]]:
+def site_records(job: Job, base: Path, records: Records | None = None) -> SiteRecords:
     """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds.
 
-    Under ``simulation.partition.redraw`` the first draw of at most 1,000 that gives every site each label. Raises DATA-135 or DATA-136
-    otherwise.
+    Under ``simulation.partition.redraw`` the first draw of at most 1,000 that gives every site each label. Raises DATA-131, DATA-135 or
+    DATA-136 otherwise.
     """
     records = records or read_records(job, base)
     last = _MOST_DRAWS - 1 if job.simulation.partition.redraw else 0
@@ -74,12 +77,12 @@ def site_records(job: Job, base: Path, records: Records | None = None) -> dict[s
         try:
             return _drawn(job, records, draw)
         except FedethosError as error:
-            if error.code not in ("DATA-135", "DATA-136"):
+            if error.code not in ("DATA-131", "DATA-135", "DATA-136"):
                 raise
     return _drawn(job, records, last)
 
 
-def _drawn(job: Job, records: Records, draw: int) -> dict[str, dict[SplitName, Records]]:
+def _drawn(job: Job, records: Records, draw: int) -> SiteRecords:
     parts = partition(
         records,
         job.simulation.partition,
@@ -143,6 +146,7 @@ def open_federation(
     run: str = "run",
     only: int | None = None,
     records: Records | None = None,
+    spoil: Spoil = lambda records: records,
 ) -> Iterator[Federation]:
     """Prepare the task once, commit every site's plan in ``ledger``, read the records (or take ``records``), make their inputs.
 
@@ -156,6 +160,8 @@ def open_federation(
         Names this run in the ledger.
     only : int, optional
         Open the node of this site alone.
+    spoil : callable
+        What attackers do to their records (``simulations/attacks.py``).
 
     Raises
     ------
@@ -174,7 +180,7 @@ def open_federation(
         known = _declared_sizes(job)
         committed = committed_plans(job, known, ledger, run, resources) if known else {}
         observer.stage("Reading and splitting the records")
-        by_site = site_records(job, base, records)
+        by_site = spoil(site_records(job, base, records))
         sizes = known or {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
         if not known:
             committed = committed_plans(job, sizes, ledger, run, resources)

@@ -57,7 +57,7 @@ class Controller:
             moved[known, self.favorable] += self.learning_rate * on_favorable * gap
             moved[known, 1 - self.favorable] += self.learning_rate * on_other * gap
         limit = np.log(self.max_weight)
-        return np.clip(moved, -limit, limit)
+        return np.asarray(np.clip(moved, -limit, limit), dtype=np.float64)
 
     def weights(self, log_multipliers: FloatArray, groups: GroupCounts) -> FloatArray:
         """Weights of the cells, float64[G, 2]."""
@@ -67,7 +67,7 @@ class Controller:
         multipliers = np.exp(log_multipliers)
         before, after = people.sum(axis=0), (people * multipliers).sum(axis=0)
         neutral = np.divide(before, after, out=np.ones_like(before), where=after > 0.0)
-        return np.minimum(multipliers * neutral, self.max_weight)
+        return np.asarray(np.minimum(multipliers * neutral, self.max_weight), dtype=np.float64)
 
 
 def damped_gap(rates: Rates) -> FloatArray:

@@ -71,14 +71,14 @@ class Training(Section):
 
 
 class Metrics(Section):
+    min_group_size: int = Field(11, ge=1, description="Smaller groups are not shown.")
+    tolerance: PositiveFloat = Field(0.1, description="A fairness metric whose 95 % half-width is larger is 'not measurable'.")
     epsilon_share: float = Field(
         0.3,
         ge=0.01,
         le=0.9,
-        description="Share of epsilon for counts that are paid together with training: of training people, all of them under replace-one.",
+        description="Share of epsilon for counts that are paid together with training: of training people, and under replace-one all.",
     )
-    min_group_size: int = Field(11, ge=1, description="Smaller groups are not shown.")
-    tolerance: PositiveFloat = Field(0.1, description="A fairness metric whose 95 % half-width is larger is 'not measurable'.")
 
 
 class Privacy(Section):
@@ -198,9 +198,32 @@ class Federation(Section):
     early_stop: EarlyStop | None = None
 
 
+RobustRule = Literal["none", "median", "trimmed-mean", "krum", "multi-krum", "norm-bound"]
+_KEY_OF_RULE = {"trim_share": ("trimmed-mean",), "assumed_attackers": ("krum", "multi-krum"), "norm_bound": ("norm-bound",)}
+
+
 class Robustness(Section):
+    rule: RobustRule = Field("none", description="What is done to the updates before aggregation, against sites that attack.")
+    trim_share: float | None = Field(
+        None, gt=0.0, lt=0.5, description="trimmed-mean: share of the weight that is cut off at each end of every coordinate."
+    )
+    assumed_attackers: int | None = Field(None, ge=0, description="krum, multi-krum: f; federation.min_sites must be 2f + 3 or more.")
+    norm_bound: PositiveFloat | None = Field(
+        None, description="norm-bound: updates of the model are shortened to this norm; null: to the median norm of the round."
+    )
     max_update_norm: PositiveFloat | None = Field(None, description="A reply that moves the adapter further (L2) is refused.")
     weight_cap: float = Field(0.5, gt=0.0, le=1.0, description="No site weighs more than this share.")
+
+    @model_validator(mode="after")
+    def _keys_belong_to_the_rule(self) -> Robustness:
+        for key, rules in _KEY_OF_RULE.items():
+            if getattr(self, key) is not None and self.rule not in rules:
+                raise PydanticCustomError("CFG-300", f"robustness.{key} belongs to the rule {' or '.join(rules)}, which is not chosen.")
+        if self.rule == "trimmed-mean" and self.trim_share is None:
+            raise PydanticCustomError("CFG-301", "robustness.rule trimmed-mean needs robustness.trim_share.")
+        if self.rule in ("krum", "multi-krum") and self.assumed_attackers is None:
+            raise PydanticCustomError("CFG-301", f"robustness.rule {self.rule} needs robustness.assumed_attackers.")
+        return self
 
 
 class Partition(Section):
@@ -212,7 +235,8 @@ class Partition(Section):
     )
     alpha: PositiveFloat = Field(0.5, description="dirichlet: smaller is more unequal.")
     redraw: bool = Field(
-        False, description="Deal the people again, with the next sub-seed, until every site has training records of each label."
+        False,
+        description="Deal the people again, with the next sub-seed, until every site has people in each split and training records of each label.",
     )
 
     @model_validator(mode="after")
@@ -261,6 +285,13 @@ class Job(Section):
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
+        attackers = self.robustness.assumed_attackers
+        if attackers is not None and self.federation.min_sites < 2 * attackers + 3:
+            raise PydanticCustomError(
+                "CFG-302",
+                f"robustness.rule {self.robustness.rule} with {attackers} assumed attackers needs federation.min_sites of "
+                f"{2 * attackers + 3} or more.",
+            )
         return self
 
     @model_validator(mode="after")
@@ -296,30 +327,32 @@ class Job(Section):
         return [key for key, is_set in changed.items() if is_set]
 
     @model_validator(mode="after")
-    def _cells_are_declared(self) -> Job:
+    def _fairness_acts_on_a_declared_attribute(self) -> Job:
         fairness, sensitive = self.fairness, self.data.sensitive
         if fairness.attribute is not None and fairness.attribute not in sensitive:
             raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
+        if not self.weighs_cells and fairness.group_constraint is None:
+            return self
+        if self.fairness_attribute is None:
+            raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
+        if fairness.attribute is None and len(sensitive) > 1:  # their order is not part of the job's hash
+            raise PydanticCustomError(
+                "CFG-314", "There are several sensitive attributes: name that of the weights and thresholds in fairness.attribute."
+            )
         if fairness.cell_weights is not None:
-            groups = [*sensitive[fairness.attribute or next(iter(sensitive))], UNKNOWN] if sensitive else []
+            groups = [*sensitive[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
         return self
 
     @model_validator(mode="after")
     def _strategy_has_what_it_steers_by(self) -> Job:
-        check_strategy(self.fairness, sensitive=self.data.sensitive, rounds=self.federation.rounds)
+        check_strategy(self.fairness, rounds=self.federation.rounds)
         return self
 
     @model_validator(mode="after")
     def _group_thresholds_are_allowed(self) -> Job:
         if self.fairness.group_constraint is None:
             return self
-        if not self.data.sensitive:
-            raise PydanticCustomError("CFG-311", "Group-specific thresholds need a sensitive attribute under data.sensitive.")
-        if self.fairness.attribute is None and len(self.data.sensitive) > 1:  # their order is not part of the job's hash
-            raise PydanticCustomError(
-                "CFG-314", "There are several sensitive attributes: name that of the thresholds in fairness.attribute."
-            )
         if self.policy is None or not self.policy.allow_group_thresholds:
             raise PydanticCustomError(
                 "CFG-312",

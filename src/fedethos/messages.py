@@ -68,10 +68,10 @@ class Request:
     split: SplitName | None = None
     cuts: tuple[int, ...] | None = None
     edge: int | None = None
-    cell_weights: tuple[float, ...] | None = None
     attribute: str | None = None
     group_cuts: tuple[int, ...] | None = None
     rules: tuple[float, ...] | None = None
+    cell_weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

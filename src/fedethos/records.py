@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from fedethos.result import Attribute, Basis, Count, Seconds
 
 SiteState = Literal["sent", "late", "refused"]
+AttackKind = Literal["sign-flip", "scale", "label-flip", "metric-forging", "backdoor", "nan"]
 
 
 class Document(BaseModel):
@@ -60,6 +61,16 @@ class Round(Document):
     refusals: list[Refusal]
 
 
+class SimulatedAttack(Document):
+    """What some sites of a simulation do (``fedethos.simulations.attacks``). ``kind`` None: they behave, as the run to compare with.
+
+    ``share``: of the sites, in (0, 1).
+    """
+
+    kind: AttackKind | None
+    share: float
+
+
 class Local(Document):
     """What only this machine knows.
 
@@ -70,6 +81,7 @@ class Local(Document):
     base: str
     wire: bool
     run: str
+    attack: SimulatedAttack | None = None
 
 
 class BaseModelIdentity(Document):
