@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from fedethos.client.evaluator import score, tabulate
+from fedethos.client.examples import Examples
 from fedethos.client.node import Node
 from fedethos.fairness.histograms import pool
+from fedethos.job import Job
 from fedethos.messages import Arrays, SplitName
 from fedethos.server.measure import MeasureBasis, Measurement, shapes_of
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,18 @@ class Oracle:
         return {split: sum(node.examples[split].units for node in self.nodes) for split in splits}
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement:
-        model, data = self.nodes[0].model, self.nodes[0].job.data
-        favorable = data.label.favorable_index
+        model, job = self.nodes[0].model, self.nodes[0].job
         model.load(arrays)
-        scores = [score(model, node.examples[split], favorable) for node in self.nodes]
-        tables = [tabulate(values, node.examples[split], data) for values, node in zip(scores, self.nodes, strict=True)]
-        truth = np.concatenate([node.examples[split].label for node in self.nodes]) == favorable
-        return Measurement(pool(tables, shapes_of(self.nodes[0].job)), exact_auc=_auc(truth, np.concatenate(scores)))
+        parts = [node.examples[split] for node in self.nodes]
+        return exact_measurement(job, [(score(model, part, job.data.label.favorable_index), part) for part in parts])
 
 
-def _auc(truth: np.ndarray[tuple[int], np.dtype[np.bool_]], scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float | None:
+def exact_measurement(job: Job, scored: Sequence[tuple[Floats, Examples]]) -> Measurement:
+    """Exact tables of all sites together, from each site's scores (float[n]) and records. Counterfactual copies do not count."""
+    tables = pool([tabulate(scores, part, job.data) for scores, part in scored], shapes_of(job))
+    truth = np.concatenate([part.label[part.counted] for _, part in scored]) == job.data.label.favorable_index
+    return Measurement(tables, exact_auc=_auc(truth, np.concatenate([scores[part.counted] for scores, part in scored])))
+
+
+def _auc(truth: npt.NDArray[np.bool_], scores: Floats) -> float | None:
     return float(roc_auc_score(truth, scores)) if 0 < truth.sum() < len(truth) else None

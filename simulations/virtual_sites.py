@@ -15,7 +15,7 @@ from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.data.bound import at_most
 from fedethos.data.contract import apply_contract
-from fedethos.data.counterfactual import read_swaps, with_copies
+from fedethos.data.counterfactual import Swaps, read_swaps, with_copies
 from fedethos.data.readers import read_table
 from fedethos.data.records import Records
 from fedethos.data.split import split_records
@@ -47,9 +47,13 @@ class Federation:
         return self.task.model
 
 
-def read_records(job: Job, base: Path) -> Records:
-    """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from."""
-    swaps = read_swaps(job.data, job.fairness.identity_terms, base) if job.fairness.augment == "counterfactual" else None
+def read_records(job: Job, base: Path, swaps: Swaps | None = None) -> Records:
+    """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from.
+
+    ``swaps``: attributes whose counterfactual inputs are wanted; default: those that ``fairness.augment`` needs.
+    """
+    if swaps is None and job.fairness.augment == "counterfactual":
+        swaps = read_swaps(job.data, job.fairness.identity_terms, base)
     return apply_contract(read_table(job.data, base=base), job.data, keep=_kept_column(job), swaps=swaps)
 
 

@@ -44,6 +44,7 @@ class Swapper:
     """
 
     def __init__(self, sets: TermSets) -> None:
+        self.sets = [list(terms) for terms in sets]
         self._next: dict[str, list[str]] = {}
         for terms in sets:
             _check_set(terms)
