@@ -9,10 +9,19 @@ import math
 import re
 
 from fedethos.data.features import feature_names
+from fedethos.flip_record import FlipMeasures
 from fedethos.job import Job
 from fedethos.records import Manifest, PrivacyReport
 from fedethos.result import Interval, PrivacySummary, Result
 
+FLIPS = {
+    "swapped_share": "Records that read differently",
+    "flip_rate": "Decisions that flip",
+    "favorable_to_unfavorable": "Flips against the person",
+    "unfavorable_to_favorable": "Flips in the person's favor",
+    "mean_absolute_score_change": "Mean change of the score",
+}
+NOTHING_SWAPPED = "nothing to swap"
 WITHHELD = "withheld"
 NOT_RELEASED = "not released"
 GROUP_AWARE = (
@@ -30,6 +39,11 @@ def interval(item: Interval) -> str:
     if item.low is None:
         return WITHHELD
     return f"not measurable ({bounds(item)})" if item.value is None else f"{item.value:.3f} ({bounds(item)})"
+
+
+def flip_rows(measures: FlipMeasures) -> list[tuple[str, str]]:
+    """Label and text of each measure of ``flips.json``; nothing to say where no record could be swapped."""
+    return [(label, interval(getattr(measures, name)) if measures.swapped else NOTHING_SWAPPED) for name, label in FLIPS.items()]
 
 
 def bounds(item: Interval) -> str:
