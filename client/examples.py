@@ -77,7 +77,8 @@ class Examples:
     """``label`` int64[n], ``groups`` attribute -> int64[n], ``unit`` int64[n] dense in [0, units).
 
     ``weight`` float64[n] multiplies gradients after clipping; None: all are 1. ``original`` int64[n] is the record that each is a
-    counterfactual copy of, its own index where it is none; None: there are no copies.
+    counterfactual copy of, its own index where it is none; None: there are no copies. ``rate`` float64[n] is the chance with which a
+    record's group is sampled, a unit's that of its rows on average; None: everybody's is the step's.
     """
 
     inputs: Inputs
@@ -86,6 +87,7 @@ class Examples:
     unit: Indices
     weight: npt.NDArray[np.float64] | None = None
     original: Indices | None = None
+    rate: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, records: Records, unit: Literal["person", "record"], inputs: Inputs) -> Examples:
@@ -105,6 +107,19 @@ class Examples:
         """bool[n], what a count of records may see: no copies."""
         everything = np.ones(len(self), dtype=np.bool_)
         return everything if self.original is None else np.equal(self.original, np.arange(len(self)))
+
+    def chances(self, highest: float) -> npt.NDArray[np.float64]:
+        """The chance with which each unit is sampled in a step, float64[units]; never above the one that is accounted for."""
+        if self.rate is None:
+            return np.full(self.units, highest)
+        return np.minimum(np.bincount(self.unit, weights=self.rate) / np.bincount(self.unit), highest)
+
+    def originals_within(self, batch: Indices) -> Indices:
+        """For each record of ``batch``, which holds whole units, the position there of the record that it is a copy of, else its own."""
+        if self.original is None:
+            return np.arange(len(batch))
+        order = np.argsort(batch)
+        return order[np.searchsorted(batch, self.original[batch], sorter=order)]
 
     def rows_of(self, units: Indices) -> Indices:
         """All records of the given units."""

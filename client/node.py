@@ -12,12 +12,14 @@ import fedethos
 from fedethos.client.cell_weights import Floats, accepted_weights, weighed
 from fedethos.client.evaluator import lay_out, score
 from fedethos.client.examples import Examples
+from fedethos.client.group_sampling import balanced
 from fedethos.client.model import NodeModel
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
 from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.layout import Layout
+from fedethos.fairness.losses import example_loss
 from fedethos.job import Job
 from fedethos.messages import Basis, EvaluateReply, Request, SetupReply, SplitName, Tables, TrainReply
 from fedethos.privacy.clipping import Clipping
@@ -123,11 +125,12 @@ class Node:
         plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier, largest_weight=largest)
         train_round(
             self.model,
-            weighed(self.examples["train"], weights, self.job),
+            balanced(weighed(self.examples["train"], weights, self.job), self.job, self.declared_size),
             self.job.training,
             plan,
             engine,
             lambda step: self.source_of(round, step),
+            example_loss(self.job.fairness),
         )
 
     def _load(self, request: Request) -> None:

@@ -17,12 +17,12 @@ import torch
 from fedethos.client.examples import Examples, Indices, micro_batches
 from fedethos.client.model import NodeModel
 from fedethos.errors import FedethosError
+from fedethos.fairness.losses import ExampleLoss, cross_entropy
 from fedethos.job import Job, Training
 from fedethos.job_clipping import AdaptiveClipping
-from fedethos.losses import per_example_cross_entropy
 from fedethos.privacy.adaptive import gradient_noise_multiplier, next_clipbound
 from fedethos.privacy.engine import ClippingEngine, Gradients
-from fedethos.privacy.plan import sampling_rate_of
+from fedethos.privacy.plan import expected_batch_size_of, sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
 
 SourceOfStep = Callable[[int], RandomSource]
@@ -49,35 +49,40 @@ class StepPlan:
     @classmethod
     def of(cls, job: Job, *, declared_size: int, noise_multiplier: float, largest_weight: float = 1.0) -> StepPlan:
         """The step of a site that declares ``declared_size`` training units. Errors as for ``gradient_noise_multiplier``."""
-        rate = sampling_rate_of(job, declared_size)
         adaptive = job.privacy.adaptive if job.privacy.clipping == "adaptive" and noise_multiplier > 0.0 else None
         if adaptive is not None:
             noise_multiplier = gradient_noise_multiplier(noise_multiplier, adaptive.unclipped_num_std)
         return cls(
-            sampling_rate=rate,
-            expected_batch_size=rate * declared_size,
+            sampling_rate=sampling_rate_of(job, declared_size),
+            expected_batch_size=expected_batch_size_of(job, declared_size),
             noise_std=noise_multiplier * job.privacy.max_grad_norm * largest_weight,
             adaptive=adaptive,
         )
 
 
 def train_round(
-    model: NodeModel, examples: Examples, training: Training, plan: StepPlan, engine: ClippingEngine, source_of: SourceOfStep
+    model: NodeModel,
+    examples: Examples,
+    training: Training,
+    plan: StepPlan,
+    engine: ClippingEngine,
+    source_of: SourceOfStep,
+    loss: ExampleLoss = cross_entropy,
 ) -> None:
     """Run ``training.local_steps`` steps in place on the adapter of ``model``."""
     optimizer = _optimizer(model, training)
     model.forward.train()  # only the adapter's own dropout differs between the modes
     engine.attach(model.forward, model.parameters)
+    chances = examples.chances(plan.sampling_rate)
     try:
         for step in range(training.local_steps):
             source = source_of(step)
-            rows = examples.rows_of(np.flatnonzero(source.uniform(examples.units) < plan.sampling_rate))
+            rows = examples.rows_of(np.flatnonzero(source.uniform(examples.units) < chances))
             engine.reset()
             with _dropout_seeded_by(source, model.device):
                 for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
-                    engine.backward(
-                        _losses(model, examples, batch), _to_device(examples.unit[batch], model), _weights(model, examples, batch)
-                    )
+                    losses = _losses(model, examples, batch, loss)
+                    engine.backward(losses, _to_device(examples.unit[batch], model), _weights(model, examples, batch))
             _step(model, optimizer, _noisy(engine.clipped_sum(), plan.noise_std, source), plan.expected_batch_size)
             if plan.adaptive is not None:
                 plan = _adapt(engine, plan, plan.adaptive, source)
@@ -86,9 +91,9 @@ def train_round(
         model.forward.eval()
 
 
-def _losses(model: NodeModel, examples: Examples, batch: Indices) -> torch.Tensor:
+def _losses(model: NodeModel, examples: Examples, batch: Indices, loss: ExampleLoss) -> torch.Tensor:
     logits = model.logits(examples.inputs.batch(batch))
-    return per_example_cross_entropy(logits, _to_device(examples.label[batch], model))
+    return loss(logits, _to_device(examples.label[batch], model), _to_device(examples.originals_within(batch), model))
 
 
 def _weights(model: NodeModel, examples: Examples, batch: Indices) -> torch.Tensor | None:

@@ -12,13 +12,14 @@ from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.privacy.accounting import epsilon_after, noise_multiplier_for
 from fedethos.privacy.events import Adjacency
+from fedethos.privacy.sampling import group_rates, group_shares, uniform_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
     """DP-SGD (Abadi et al. 2016) over whole units.
 
-    Each of ``steps`` steps takes every unit with probability ``sampling_rate``, clips each unit's gradient to
+    Each of ``steps`` steps takes every unit with probability ``sampling_rate`` or less, clips each unit's gradient to
     ``max_grad_norm`` (L2, over all trainable parameters), adds Gaussian noise of standard deviation
     ``noise_multiplier * max_grad_norm`` to the sum, and divides by ``expected_batch_size``.
     """
@@ -71,7 +72,7 @@ def plan_training(job: Job, *, declared_size: int) -> PrivacyPlan | None:
         delta=privacy.delta,
         max_grad_norm=privacy.max_grad_norm,
         sampling_rate=sampling_rate,
-        expected_batch_size=sampling_rate * declared_size,
+        expected_batch_size=expected_batch_size_of(job, declared_size),
         steps=steps,
         noise_multiplier=noise_multiplier_for(
             epsilon=privacy.epsilon, delta=privacy.delta, sampling_rate=sampling_rate, steps=steps, adjacency=privacy.adjacency
@@ -80,5 +81,13 @@ def plan_training(job: Job, *, declared_size: int) -> PrivacyPlan | None:
 
 
 def sampling_rate_of(job: Job, declared_size: int) -> float:
-    """The public Poisson rate q = min(1, batch_size / declared size)."""
-    return min(1.0, job.training.batch_size / declared_size)
+    """The public Poisson rate that is accounted for: the highest of any group (``sampling.py``)."""
+    return max(group_rates(job, declared_size) or (uniform_rate(job, declared_size),))
+
+
+def expected_batch_size_of(job: Job, declared_size: int) -> float:
+    """What a step's sum is divided by: a public number, whoever is sampled."""
+    rates = group_rates(job, declared_size)
+    if rates is None:
+        return uniform_rate(job, declared_size) * declared_size
+    return declared_size * sum(share * rate for share, rate in zip(group_shares(job), rates, strict=True))

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from fedethos.cells import constant_weights
 from fedethos.job import Job
+from fedethos.server.loss_weights import constant_reweighing
 from fedethos.server.state import RunState
 from fedethos.server.steering import Steering
 
 
 def cell_weights(job: Job, state: RunState) -> tuple[float, ...] | None:
     """Weights of the next round, in the order of ``fedethos/cells.py``; None when the job weighs nothing."""
-    if job.fairness.strategy == "none":
-        return constant_weights(job)
-    return (state.memory.steering or Steering.start(job)).weights
+    return first_weights(job) if state.memory.steering is None else state.memory.steering.weights
+
+
+def first_weights(job: Job) -> tuple[float, ...] | None:
+    """Weights of the first round: the job's constants, or 1 for every cell that counts will weigh."""
+    if job.steering_rounds:
+        return Steering.start(job).weights
+    return constant_reweighing(job) or constant_weights(job)

@@ -23,6 +23,7 @@ from fedethos.server.state import RunState
 from fedethos.storage import JsonValue
 
 COVERED = "Epsilon covers training and every count that was released."
+BALANCED = " It is that of a unit in the group that is sampled most often; a unit in another group loses no more."
 WEIGHED = " It is that of a unit in the cell with the largest weight; a unit in another cell loses no more."
 NO_PRIVACY = "No privacy protection"
 SEEDED = "Simulation, not a guarantee"
@@ -294,5 +295,10 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": job.privacy.secure_rng is True,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": COVERED + (WEIGHED if job.fairness.cell_weights is not None else "") if private else NO_PRIVACY,
+        "statement": _statement(job) if private else NO_PRIVACY,
     }
+
+
+def _statement(job: Job) -> str:
+    """What the sites' epsilons cover, and whose they are where people are weighed or sampled differently."""
+    return COVERED + (WEIGHED if job.weighs_cells else "") + (BALANCED if job.training.sampling == "group_balanced" else "")

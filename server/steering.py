@@ -20,6 +20,7 @@ from fedethos.fairness.histograms import BINS, FloatArray
 from fedethos.fairness.layout import GROUP_SCORES, Layout
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
+from fedethos.server.loss_weights import loss_cuts, loss_weights
 from fedethos.storage import JsonValue
 from fedethos.strategies.controller import Controller
 
@@ -58,9 +59,10 @@ def steered(ask: AskLayout, state: RunState, job: Job) -> tuple[RunState, Sequen
     if attribute is None or state.round not in job.steering_rounds:
         return state, ()
     before = state.memory.steering or Steering.start(job)
-    cuts = _cuts(before.edge, job)
+    by_loss = loss_cuts(job)
+    cuts = _cuts(before.edge, job) if by_loss is None else by_loss
     asked = ask(state.arrays, "train", state.round, Layout(attribute=attribute, group_cuts=cuts))
-    after = _next(before, asked, cuts, job)
+    after = _next(before, asked, cuts, job) if by_loss is None else _next_by_loss(before, asked, job)
     return state.remembering(steering=after), (asked,)
 
 
@@ -74,6 +76,12 @@ def _next(before: Steering, asked: Measurement, cuts: tuple[int, ...], job: Job)
     multipliers = rule.updated(np.reshape(before.log_multipliers, (-1, 2)), groups)
     weights = rule.weights(multipliers, groups)
     return Steering(log_multipliers=tuple(multipliers.ravel().tolist()), weights=tuple(weights.ravel().tolist()), edge=cuts[cut])
+
+
+def _next_by_loss(before: Steering, asked: Measurement, job: Job) -> Steering:
+    multipliers = np.reshape(before.log_multipliers, (-1, len(job.data.label.values)))
+    multipliers, weights = loss_weights(multipliers, asked.tables[GROUP_SCORES], job)
+    return before.model_copy(update={"log_multipliers": tuple(multipliers.ravel().tolist()), "weights": tuple(weights.ravel().tolist())})
 
 
 def controller(job: Job) -> Controller:

@@ -20,6 +20,7 @@ from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
 from fedethos.client.trainer import SourceOfStep, StepPlan, train_round
 from fedethos.errors import FedethosError
+from fedethos.fairness.losses import ExampleLoss, cross_entropy
 from fedethos.job import Training
 from fedethos.privacy.adaptive import gradient_noise_multiplier
 from fedethos.privacy.audit import LARGEST_AUDIT, Evidence, Floats, log_likelihood_ratios, most_provable, weigh
@@ -52,6 +53,8 @@ class Subject:
         From the clipping norm C to an engine that is not attached.
     largest_weight : float
         Of all declared cells; 1 where records have no weights.
+    loss : ExampleLoss
+        What the job trains with.
     """
 
     model: NodeModel
@@ -61,6 +64,7 @@ class Subject:
     make_engine: Callable[[float], ClippingEngine]
     source_of: SourceOfStep
     largest_weight: float = 1.0
+    loss: ExampleLoss = cross_entropy
 
     @property
     def gradient_noise(self) -> float:
@@ -158,7 +162,8 @@ def _train_with(subject: Subject, took_part: np.ndarray[tuple[int], np.dtype[np.
     watched = WatchedEngine(subject.make_engine(subject.plan.max_grad_norm))
     model, before = ProbedModel(subject.model, len(took_part)), subject.model.read()
     try:
-        train_round(model, examples, _plain_sgd(subject.plan.steps, _learning_rate(subject)), subject.step, watched, subject.source_of)
+        training = _plain_sgd(subject.plan.steps, _learning_rate(subject))
+        train_round(model, examples, training, subject.step, watched, subject.source_of, subject.loss)
     finally:
         subject.model.load(before)
     return watched, examples.units
@@ -184,7 +189,7 @@ def _noiseless_step(subject: Subject, bound: float, real: np.ndarray, canaries: 
     start = _values(model)
     try:
         engine = subject.make_engine(bound)
-        train_round(model, examples, _plain_sgd(1, 1.0), everybody, engine, subject.source_of)
+        train_round(model, examples, _plain_sgd(1, 1.0), everybody, engine, subject.source_of, subject.loss)
         return [old - new for old, new in zip(start, _values(model), strict=True)]
     finally:
         subject.model.load(before)

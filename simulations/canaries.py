@@ -92,13 +92,20 @@ class CanaryDesign:
         unit, own = np.unique(examples.unit[real], return_inverse=True)
         first = np.arange(len(members)) // self.records + len(unit)
         rows = np.concatenate([real, np.arange(len(members)) % len(examples)])
+        copied = real if examples.original is None else examples.original[real]
         return Examples(
             ProbedInputs(examples.inputs, rows, np.concatenate([np.full(len(real), _NONE), members]), self.canaries, self.loudness),
             np.concatenate([examples.label[real], label[members]]),
             {},
             np.concatenate([own, first]),
             None if examples.weight is None else np.concatenate([examples.weight[real], np.full(len(members), self.weight)]),
+            np.concatenate([_positions(copied, real), len(real) + np.arange(len(members))]),
         )
+
+
+def _positions(wanted: Indices, rows: Indices) -> Indices:
+    order = np.argsort(rows)
+    return order[np.searchsorted(rows, wanted, sorter=order)]
 
 
 class WatchedEngine:

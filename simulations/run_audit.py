@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from fedethos.cells import constant_weights
 from fedethos.client.cell_weights import accepted_weights, weighed
 from fedethos.client.node import Node, clipping_engine
 from fedethos.client.trainer import StepPlan
 from fedethos.errors import FedethosError
+from fedethos.fairness.losses import example_loss
 from fedethos.job import Job
 from fedethos.privacy.accounting import epsilon_after, noise_multiplier_for
 from fedethos.privacy.conformance import ACCOUNTING_TOLERANCE, Check
-from fedethos.privacy.plan import PrivacyPlan
+from fedethos.privacy.plan import PrivacyPlan, expected_batch_size_of
 from fedethos.progress import Observer
 from fedethos.records import Round
 from fedethos.runfolder import RunFolder
+from fedethos.server.cell_weights import first_weights
 from fedethos.simulations.accounts import ledger_path
 from fedethos.simulations.audit import Audit, Subject, audit
 from fedethos.simulations.count_audit import check_released_counts
@@ -123,7 +124,7 @@ def _planned(job: Job, stated: _Stated, declared_size: int, steps: int | None, c
         delta=stated.delta,
         max_grad_norm=job.privacy.max_grad_norm,
         sampling_rate=stated.sampling_rate,
-        expected_batch_size=stated.sampling_rate * declared_size,
+        expected_batch_size=expected_batch_size_of(job, declared_size),
         steps=steps or job.federation.rounds * job.training.local_steps,
         noise_multiplier=stated.noise_multiplier,
     )
@@ -139,7 +140,7 @@ def _planned(job: Job, stated: _Stated, declared_size: int, steps: int | None, c
 
 def _subject(node: Node, plan: PrivacyPlan) -> Subject:
     job = node.job
-    weights = accepted_weights(constant_weights(job), job)
+    weights = accepted_weights(first_weights(job), job)
     largest = 1.0 if weights is None else float(weights.max())
     return Subject(
         model=node.model,
@@ -149,4 +150,5 @@ def _subject(node: Node, plan: PrivacyPlan) -> Subject:
         make_engine=partial(clipping_engine, job),
         source_of=lambda step: node.source_of(1 + step // job.training.local_steps, step % job.training.local_steps),
         largest_weight=largest,
+        loss=example_loss(job.fairness),
     )

@@ -18,6 +18,7 @@ from fedethos.caps import VirtualSite
 from fedethos.job_augment import TermLists, check_augment
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
+from fedethos.job_losses import WEIGHING_LOSSES, check_loss
 from fedethos.job_strategy import check_strategy
 from fedethos.section import PositiveFloat, Section
 
@@ -57,6 +58,11 @@ class Lora(Section):
 class Training(Section):
     local_steps: int = Field(20, ge=1, le=100_000, description="Optimizer steps per site and round.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Expected units per step (Poisson); q = batch_size / declared size.")
+    sampling: Literal["uniform", "group_balanced"] = Field(
+        "uniform",
+        description="group_balanced: people of rarer groups are sampled more often, as fairness.training_shares say; the highest rate is "
+        "accounted for.",
+    )
     micro_batch_tokens: int = Field(
         8192, ge=1, description="Padded tokens (tabular: records) per forward pass. It bounds memory; the mathematics does not change."
     )
@@ -132,18 +138,39 @@ class Fairness(Section):
         description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
         "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
     )
+    loss: Literal["none", "reweighing", "group_dro", "counterfactual_consistency", "focal"] = Field(
+        "none", description="What training minimises. none: cross-entropy. reweighing and group_dro weigh clipped gradients by group."
+    )
+    focal_gamma: float = Field(2.0, ge=0.0, le=10.0, description="focal: the larger, the less counts what the model already knows.")
+    consistency_weight: PositiveFloat = Field(
+        1.0, description="counterfactual_consistency: weight of the divergence between a record's prediction and its copy's."
+    )
+    training_shares: dict[str, dict[str, Annotated[float, Field(gt=0.0, le=1.0)]]] | None = Field(
+        None,
+        description="Group to label to its public share of the training people, for reweighing and group_balanced. "
+        "null: reweighing asks for counts of the training people once, before training.",
+    )
     strategy: Literal["none", "controller"] = Field(
         "none", description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap."
     )
     constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
         "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
     )
-    every: int = Field(2, ge=1, description="The strategy asks for counts of the training people after every so many rounds.")
-    learning_rate: PositiveFloat = Field(3.0, description="Step of the strategy's weights, on a log scale, for a gap of 1.")
+    every: int = Field(
+        2, ge=1, description="The strategy, or group_dro, asks for counts of the training people after every so many rounds."
+    )
+    learning_rate: PositiveFloat = Field(
+        3.0, description="Step of the weights, on a log scale, for a gap of 1 (group_dro: of 1 nat of loss)."
+    )
     attribute: str | None = Field(
         None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
     )
-    max_weight: float = Field(4.0, ge=1.0, allow_inf_nan=False, description="No cell weighs more, whatever the coordinator asks for.")
+    max_weight: float = Field(
+        4.0,
+        ge=1.0,
+        allow_inf_nan=False,
+        description="No cell weighs more, whatever the coordinator asks for, and no group is sampled so many times as often as uniformly.",
+    )
     cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
         None,
         description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
@@ -154,6 +181,11 @@ class Fairness(Section):
     identity_terms: TermLists = Field(
         None, description="Words that show a sensitive attribute: builtin:sex, a YAML file, or {attribute: [[term, counterpart], …]}."
     )
+
+    @property
+    def steers(self) -> bool:
+        """Whether counts of the training people move weights from round to round."""
+        return self.strategy != "none" or self.loss == "group_dro"
 
     @property
     def group_constraint(self) -> Literal["demographic_parity", "equal_opportunity", "equalized_odds"] | None:
@@ -243,7 +275,8 @@ class Partition(Section):
     alpha: PositiveFloat = Field(0.5, description="dirichlet: smaller is more unequal.")
     redraw: bool = Field(
         False,
-        description="Deal the people again, with the next sub-seed, until every site has people in each split and training records of each label.",
+        description="Deal the people again, with the next sub-seed, until every site has people in each split and training records of "
+        "each label.",
     )
 
     @model_validator(mode="after")
@@ -344,7 +377,7 @@ class Job(Section):
         fairness, sensitive = self.fairness, self.data.sensitive
         if fairness.attribute is not None and fairness.attribute not in sensitive:
             raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
-        if not self.weighs_cells and fairness.group_constraint is None:
+        if not self.weighs_cells and fairness.group_constraint is None and self.training.sampling == "uniform":
             return self
         if self.fairness_attribute is None:
             raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
@@ -355,6 +388,11 @@ class Job(Section):
         if fairness.cell_weights is not None:
             groups = [*sensitive[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
+        return self
+
+    @model_validator(mode="after")
+    def _loss_has_what_it_needs(self) -> Job:
+        check_loss(self)
         return self
 
     @model_validator(mode="after")
@@ -389,13 +427,16 @@ class Job(Section):
     @property
     def weighs_cells(self) -> bool:
         """Whether sites multiply clipped gradients by the weight of their cell."""
-        return self.fairness.strategy != "none" or self.fairness.cell_weights is not None
+        fairness = self.fairness
+        return fairness.strategy != "none" or fairness.loss in WEIGHING_LOSSES or fairness.cell_weights is not None
 
     @property
     def steering_rounds(self) -> range:
-        """After which rounds the strategy asks for counts of the training people; what the last round gives steers nothing."""
-        every = self.fairness.every
-        return range(0) if self.fairness.strategy == "none" else range(every, self.federation.rounds, every)
+        """After which rounds strategy or loss ask for counts of the training people; what the last round gives steers nothing."""
+        fairness = self.fairness
+        if fairness.loss == "reweighing" and fairness.training_shares is None:
+            return range(1)
+        return range(fairness.every, self.federation.rounds, fairness.every) if fairness.steers else range(0)
 
     @property
     def unit(self) -> Literal["person", "record"]:

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 if TYPE_CHECKING:
     from fedethos.job import Fairness
 
-_KEYS = ("constraint", "every", "learning_rate")  # of a strategy alone
+_KEYS_OF_STEERING = ("every", "learning_rate")
 
 
 def check_strategy(fairness: Fairness, *, rounds: int) -> None:
@@ -20,11 +20,11 @@ def check_strategy(fairness: Fairness, *, rounds: int) -> None:
     PydanticCustomError
         CFG-341 beside constant weights, CFG-342 for keys that do nothing, CFG-343 when no round is left to steer.
     """
-    if fairness.strategy == "none":
-        if idle := [f"fairness.{key}" for key in _KEYS if getattr(fairness, key) != type(fairness).model_fields[key].default]:
-            raise PydanticCustomError("CFG-342", f"Without fairness.strategy these keys do nothing; leave them out: {', '.join(idle)}.")
-        return
-    if fairness.cell_weights is not None:
+    without = ("constraint",) if fairness.strategy == "none" else ()
+    without += () if fairness.steers else _KEYS_OF_STEERING
+    if idle := [f"fairness.{key}" for key in without if getattr(fairness, key) != type(fairness).model_fields[key].default]:
+        raise PydanticCustomError("CFG-342", f"Without fairness.strategy these keys do nothing; leave them out: {', '.join(idle)}.")
+    if fairness.strategy != "none" and fairness.cell_weights is not None:
         raise PydanticCustomError("CFG-341", "fairness.strategy finds the weights of cells; fairness.cell_weights fixes them. Keep one.")
-    if fairness.every >= rounds:
+    if fairness.steers and fairness.every >= rounds:
         raise PydanticCustomError("CFG-343", "fairness.every leaves no round to steer: it has to be less than federation.rounds.")

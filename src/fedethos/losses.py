@@ -14,8 +14,13 @@ IGNORED = -100  # label of a position without a target, as in Hugging Face
 
 
 def per_example_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each example in nats, float32[b], for ``logits`` [b, classes] and ``labels`` int64[b]."""
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    """Cross-entropy of each example in nats, float[b], for ``logits`` [b, classes] and ``labels`` int64[b]."""
+    return F.cross_entropy(trainable_precision(logits), labels, reduction="none")
+
+
+def trainable_precision(logits: Tensor) -> Tensor:
+    """At least float32: exponentials of half-precision logits lose small probabilities."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def per_example_next_token_loss(hidden: Tensor, output_layer: nn.Module, labels: Tensor) -> Tensor:
