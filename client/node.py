@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import fedethos
 from fedethos.client.evaluator import score, tabulate
 from fedethos.client.examples import Examples
+from fedethos.client.head_warmup import trained_in
 from fedethos.client.model import NodeModel
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
@@ -110,7 +111,8 @@ class Node:
 
     def _train(self, round: int, engine: ClippingEngine, *, noise_multiplier: float) -> None:
         plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier)
-        train_round(self.model, self.examples["train"], self.job.training, plan, engine, lambda step: self.source_of(round, step))
+        with trained_in(round, self.model, self.job.training) as model:
+            train_round(model, self.examples["train"], self.job.training, plan, engine, lambda step: self.source_of(round, step))
 
     def _load(self, request: Request) -> None:
         if set(request.arrays) != set(self.model.trainable_names):

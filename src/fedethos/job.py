@@ -132,11 +132,24 @@ class Training(Section):
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="At each site; its state is fresh in each round.")
     weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of adamw, L2 penalty of sgd.")
+    head_warmup_rounds: int = Field(
+        0, ge=0, description="In so many first rounds the classification head trains alone, with the whole clipping bound."
+    )
+    iterate_average: Literal["none", "tail", "ema"] = Field(
+        "none",
+        description="What a site sends: its last iterate, the mean of the last half of the round's, or their moving average. It costs no epsilon.",
+    )
     cache_frozen_prefix: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Compute what lies below the first adapted layer once per record. auto: when a whole layer does.",
     )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 halves the cache and is approximate.")
+
+    @model_validator(mode="after")
+    def _there_is_something_to_average(self) -> Training:
+        if self.iterate_average != "none" and self.local_steps == 1:
+            raise PydanticCustomError("CFG-251", "training.iterate_average averages the steps of a round, but training.local_steps is 1.")
+        return self
 
 
 class Metrics(Section):
@@ -264,6 +277,8 @@ class Job(Section):
                 "DATA-118",
                 "privacy.unit is person, but data.person_id is not mapped. Without it epsilon would protect a row, not a person.",
             )
+        if self.training.head_warmup_rounds > self.federation.rounds:
+            raise PydanticCustomError("CFG-250", "training.head_warmup_rounds is larger than federation.rounds.")
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
