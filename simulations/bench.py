@@ -16,6 +16,7 @@ from pathlib import Path
 PARTS = {
     "main": "fedethos.simulations.benchmarks.main_job",
     "privacy": "fedethos.simulations.benchmarks.privacy_step",
+    "small-data": "fedethos.simulations.benchmarks.small_data",
 }
 OUTPUT = Path("build/bench.json")
 

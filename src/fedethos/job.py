@@ -137,7 +137,7 @@ class Training(Section):
     )
     iterate_average: Literal["none", "tail", "ema"] = Field(
         "none",
-        description="What a site sends: its last iterate, the mean of the last half of the round's, or their moving average. It costs no epsilon.",
+        description="A site sends its last iterate, the mean of the round's last half (tail), or a moving average. Costs no epsilon.",
     )
     cache_frozen_prefix: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.client.test_head_warmup import examples, small_model
 from torch import nn
 
 from fedethos.client.iterates import DECAY, IterateAverage
@@ -12,7 +13,6 @@ from fedethos.client.trainer import StepPlan, train_round
 from fedethos.job import Training
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.randomness import SeededSource
-from tests.client.test_head_warmup import examples, small_model
 
 STEPS = 5
 NOISY = StepPlan(sampling_rate=0.5, expected_batch_size=4.0, noise_std=0.3)
@@ -26,7 +26,7 @@ def averaged(kind: str, iterates: list[float]) -> float:
             parameter.fill_(value)
         average.add()
     average.write()
-    return float(parameter[0])
+    return parameter[0].item()
 
 
 @pytest.mark.parametrize(
