@@ -65,14 +65,15 @@ class Variant:
     iterate_average: str = "none"
 
 
+Wanted = tuple[Variant, float, float]  # variant, epsilon, scale of the learning rates
+
 PLAIN = Variant("fedavg", "fedavg")
 VARIANTS = (
     PLAIN,
     Variant("ffa", "ffa"),
     Variant("fedavg, warm-up", "fedavg", head_warmup_rounds=2),
     Variant("ffa, warm-up", "ffa", head_warmup_rounds=2),
-    Variant("fedavg, tail average", "fedavg", iterate_average="tail"),
-    Variant("ffa, warm-up, tail average", "ffa", head_warmup_rounds=2, iterate_average="tail"),
+    Variant("ffa, tail average", "ffa", iterate_average="tail"),
     Variant("head alone", "ffa", head_warmup_rounds=ROUNDS),
 )
 
@@ -158,7 +159,7 @@ def _frozen_as(model: NodeModel, job: Job) -> Iterator[NodeModel]:
             tensor.requires_grad_(True)
 
 
-def measured(seed: int, wanted: Iterable[tuple[Variant, float, float]]) -> Iterator[Outcome]:
+def measured(seed: int, wanted: Iterable[Wanted]) -> Iterator[Outcome]:
     """Run each wanted (variant, epsilon, scale) on the records and seeds of ``seed``."""
     with opened(job_of(seed)) as federation:
         start, oracle = federation.model.read(), Oracle(list(federation.nodes.values()))
@@ -223,25 +224,31 @@ def rows() -> list[Row]:
 
 
 def main() -> None:
-    """Tune, run, print the table."""
+    """Tune, run, print the table. Runs that already stand in ``--out`` are not repeated."""
     parser = argparse.ArgumentParser(prog="python -m fedethos.simulations.benchmarks.small_data", description=__doc__)
     parser.add_argument("--pairs", type=int, default=5, help="fresh seeds")
     parser.add_argument("--out", type=Path, default=Path("build/small-data.jsonl"), help="one line a run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("a", encoding="utf-8") as file:
-
-        def kept(seed: int, wanted: Iterable[tuple[Variant, float, float]]) -> Iterator[Outcome]:
-            for outcome in measured(seed, wanted):
-                print(json.dumps(asdict(outcome)), file=file, flush=True)
-                yield outcome
-
-        grid = [(variant, epsilon, scale) for epsilon in EPSILONS for variant in VARIANTS for scale in SCALES]
-        scales = best_scales(list(kept(TUNING_SEED, grid)))
-        chosen = [(variant, epsilon, scales[variant.name, epsilon]) for epsilon in EPSILONS for variant in VARIANTS]
-        found = [outcome for seed in range(1, arguments.pairs + 1) for outcome in kept(seed, chosen)]
+    grid = [(variant, epsilon, scale) for epsilon in EPSILONS for variant in VARIANTS for scale in SCALES]
+    scales = best_scales(_completed(TUNING_SEED, grid, arguments.out))
+    chosen = [(variant, epsilon, scales[variant.name, epsilon]) for epsilon in EPSILONS for variant in VARIANTS]
+    found = [outcome for seed in range(1, arguments.pairs + 1) for outcome in _completed(seed, chosen, arguments.out)]
     print(*table(found), sep="\n")
+
+
+def _completed(seed: int, wanted: Sequence[Wanted], where: Path) -> list[Outcome]:
+    """The wanted runs of ``seed``; those that the file does not hold yet are made and added to it."""
+    where.parent.mkdir(parents=True, exist_ok=True)
+    where.touch()
+    known = [Outcome(**json.loads(line)) for line in where.read_text("utf-8").splitlines()]
+    held = {(one.variant, one.epsilon, one.scale): one for one in known if one.seed == seed}
+    missing = [(variant, epsilon, scale) for variant, epsilon, scale in wanted if (variant.name, epsilon, scale) not in held]
+    with where.open("a", encoding="utf-8") as file:
+        for outcome in measured(seed, missing) if missing else ():
+            print(json.dumps(asdict(outcome)), file=file, flush=True)
+            held[outcome.variant, outcome.epsilon, outcome.scale] = outcome
+    return [held[variant.name, epsilon, scale] for variant, epsilon, scale in wanted]
 
 
 if __name__ == "__main__":
