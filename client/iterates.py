@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from fedethos.privacy.engine import Parameters
 
@@ -22,32 +21,30 @@ Kind = Literal["none", "tail", "ema"]
 DECAY = 0.9
 
 
-def weight_of(kind: Kind, step: int, steps: int) -> float:
-    """w_t of the iterate after step ``step`` of 0 … ``steps`` - 1; always 1 for ``none``, so that the mean is the last iterate."""
-    if kind == "none":
-        return 1.0
+def _weight(kind: Kind, step: int, steps: int) -> float:
+    """w_t of the iterate after step t = ``step`` of 0 … ``steps`` - 1."""
     if kind == "ema":
         return (1.0 - DECAY) / (1.0 - DECAY ** (step + 1))
     return 1.0 / max(1, step - steps // 2 + 1)
 
 
 class IterateAverage:
-    """Running mean in float64 over the iterates of ``parameters``, one ``add`` after each step."""
+    """Running mean in float64 over the iterates of ``parameters``, one ``add`` after each of ``steps`` steps; nothing for ``none``."""
 
     def __init__(self, parameters: Parameters, kind: Kind, steps: int) -> None:
-        self._parameters, self._kind, self._steps = parameters, kind, steps
-        self._mean: dict[str, Tensor] = {name: parameter.detach().double() for name, parameter in parameters.items()}
-        self._added = 0
+        self._kind, self._steps, self._added = kind, steps, 0
+        self._averaged = {} if kind == "none" else dict(parameters)
+        self._mean = {name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in self._averaged.items()}
 
     def add(self) -> None:
         """Take in the current values."""
-        weight = weight_of(self._kind, self._added, self._steps)
-        for name, parameter in self._parameters.items():
-            self._mean[name] += weight * (parameter.detach().double() - self._mean[name])
+        weight = _weight(self._kind, self._added, self._steps)
+        for name, parameter in self._averaged.items():
+            self._mean[name] += weight * (parameter.detach() - self._mean[name])
         self._added += 1
 
     def write(self) -> None:
         """Overwrite the parameters with their mean."""
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
+            for name, parameter in self._averaged.items():
                 parameter.copy_(self._mean[name])
