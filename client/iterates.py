@@ -1,8 +1,9 @@
 """The average of a round's iterates, which a site may send in place of the last one (``training.iterate_average``).
 
 Polyak & Juditsky 1992 ("Acceleration of Stochastic Approximation by Averaging"): the noise of single steps cancels in the mean of
-the iterates. Here every iterate x_t has its privacy noise in it already, so the mean is post-processing and costs no epsilon. Both
-means are one recursion, m ← m + w_t (x_t - m), and differ in the weights w_t only:
+the iterates; De et al. 2022 ("Unlocking High-Accuracy Differentially Private Image Classification through Scale") use a moving average
+under DP-SGD. Every iterate x_t has its privacy noise in it already, so the mean is post-processing and costs no epsilon. Both means
+are one recursion, m ← m + w_t (x_t - m), and differ in the weights w_t only:
 
 - ``tail``: the uniform mean of the round's last half, w_t = 1 / (t - start + 1) from t = start on, 1 before it;
 - ``ema``: the exponential moving average with decay 0.9 and bias correction (Kingma & Ba 2015, section 3), w_t = (1 - d) / (1 - d^(t+1)).
