@@ -56,4 +56,4 @@ def group_weights(log_multipliers: FloatArray, people: FloatArray, *, max_weight
     multipliers = np.exp(log_multipliers - log_multipliers.max())
     total = (people * multipliers).sum()
     share = people.sum() / total if total > 0.0 else 1.0 / multipliers.max()
-    return np.minimum(multipliers * share, max_weight)
+    return np.asarray(np.minimum(multipliers * share, max_weight), dtype=np.float64)

@@ -20,8 +20,7 @@ def check_strategy(fairness: Fairness, *, rounds: int) -> None:
     PydanticCustomError
         CFG-341 beside constant weights, CFG-342 for keys that do nothing, CFG-343 when no round is left to steer.
     """
-    without = ("constraint",) if fairness.strategy == "none" else ()
-    without += () if fairness.steers else _KEYS_OF_STEERING
+    without = [*(("constraint",) if fairness.strategy == "none" else ()), *(() if fairness.steers else _KEYS_OF_STEERING)]
     if idle := [f"fairness.{key}" for key in without if getattr(fairness, key) != type(fairness).model_fields[key].default]:
         raise PydanticCustomError("CFG-342", f"Without fairness.strategy these keys do nothing; leave them out: {', '.join(idle)}.")
     if fairness.strategy != "none" and fairness.cell_weights is not None:
