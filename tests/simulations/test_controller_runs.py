@@ -95,7 +95,12 @@ def test_counts_are_charged_together_with_training_once_in_every_few_rounds(writ
         assert result["privacy"]["sites"][name]["epsilon"] <= 8.0
     weights = [line["weights"] for line in rounds_of(tmp_path / "run")]
     assert weights[2] is None and weights[3] == weights[4] and weights[5] != weights[4]
-    assert {group: set(labels) for group, labels in weights[5].items()} == dict.fromkeys(("Female", "Male", "unknown"), {"<=50K", ">50K"})
+    assert {group: set(labels) for group, labels in weights[5].items()} == {
+        group: {"<=50K", ">50K"} for group in ("Female", "Male", "unknown")
+    }
+    page = (tmp_path / "run/report.html").read_text()
+    assert "controller: equal opportunity by sex, counts of the training people after every 2 rounds" in page
+    assert f"Female &gt;50K: {weights[5]['Female']['>50K']:.2f}" in page
 
 
 def test_the_threshold_of_the_counts_follows_the_base_rate_where_it_is_pooled(write_job, tmp_path: Path) -> None:
