@@ -82,4 +82,4 @@ def damped_gap(rates: Rates) -> FloatArray:
     noise = ((1.0 - common) ** 2 * rates.successes.variance + common**2 * rates.failures.variance) / trials**2
     variance = np.where(defined, sampling + noise, 1.0)
     size = gap**2 + variance
-    return np.divide(gap**3, size, out=np.zeros_like(gap), where=size > 0.0)
+    return np.asarray(np.divide(gap**3, size, out=np.zeros_like(gap), where=size > 0.0), dtype=np.float64)
