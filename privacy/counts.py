@@ -6,9 +6,9 @@ discrete (``composition.py``). Everything here follows from the job alone: no re
 
 A release has one or more of these parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
 label × prediction (without any attribute: one of everybody). Schedule: both parts of the test people once, at the end; validation
-scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. For thresholds per
-group there is ``group-scores``, one table group × label × score bin of the training people, once, at the end: the one release that is
-always paid together with training, whose noise makes room for it (``planner.py``).
+scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. There is also
+``group-scores``, one table group × label × score bin of the training people: once, at the end, for thresholds per group; in every few
+rounds for a fairness strategy. It is always paid together with training, whose noise makes room for it (``planner.py``).
 """
 
 from __future__ import annotations

@@ -288,8 +288,7 @@ class Partition(Section):
     alpha: PositiveFloat = Field(0.5, description="dirichlet: smaller is more unequal.")
     redraw: bool = Field(
         False,
-        description="Deal the people again, with the next sub-seed, until every site has people in each split and training records of "
-        "each label.",
+        description="Deal the people again, with the next sub-seed, until every site has people in each split and each label in training.",
     )
 
     @model_validator(mode="after")

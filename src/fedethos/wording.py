@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 from fedethos.data.features import feature_names
 from fedethos.flip_record import FlipMeasures
@@ -107,6 +108,20 @@ def trained_part(job: Job) -> str:
         return f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}, and the head"
     hidden = "".join(f", hidden layer of {width}" for width in job.model.hidden or ())
     return f"the whole model, {len(feature_names(job.data.features))} inputs from {len(job.data.features)} columns{hidden}"
+
+
+def strategy_words(job: Job) -> str:
+    """The fairness strategy and what it steers by; empty without one."""
+    fairness = job.fairness
+    if fairness.strategy == "none":
+        return ""
+    aim = fairness.constraint.replace("_", " ")
+    return f"{fairness.strategy}: {aim} by {job.fairness_attribute}, counts of the training people after every {fairness.every} rounds"
+
+
+def weight_words(weights: Mapping[str, Mapping[str, float]]) -> str:
+    """Weights of cells on one line."""
+    return "; ".join(f"{group} {label}: {weight:.2f}" for group, labels in weights.items() for label, weight in labels.items())
 
 
 def marks(manifest: Manifest, privacy: PrivacyReport) -> list[str]:

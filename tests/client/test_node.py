@@ -172,6 +172,20 @@ def test_a_job_without_group_thresholds_answers_neither(node: Node) -> None:
     assert refused(node, EVALUATE, evaluation(node, split="test", cuts=(32,), attribute="sex", rules=RULES)) == "SEC-651"
 
 
+def test_a_strategy_may_ask_for_training_scores_by_group_once_a_period_and_for_no_decisions(open_node) -> None:
+    node = open_node(fairness={"strategy": "controller", "every": 2}, federation={"rounds": 5, "min_sites": 2})
+    by_group = {"split": "train", "attribute": "sex", "group_cuts": (32,)}
+    assert refused(node, EVALUATE, evaluation(node, **{**by_group, "attribute": "race"})) == "SEC-651"
+    assert refused(node, EVALUATE, evaluation(node, split="test", cuts=(32,), attribute="sex", rules=RULES)) == "SEC-651"
+    for number, code in ((2, None), (4, None), (3, "PRIV-315")):
+        content = encode_request(EVALUATE, request(node, round=number, **by_group))
+        if code is None:
+            reply = decode_reply(EVALUATE, ask(node, EVALUATE, content))
+            assert isinstance(reply, EvaluateReply) and reply.basis is Basis.CHARGED
+        else:
+            assert refused(node, EVALUATE, content) == code
+
+
 def test_decisions_by_group_are_counted_for_every_attribute(open_node) -> None:
     node = open_node(
         privacy={"mode": "none", "epsilon": None},
