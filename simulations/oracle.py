@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from fedethos.client.evaluator import score, tabulate
+from fedethos.client.evaluator import lay_out, score
 from fedethos.client.examples import Examples
 from fedethos.client.node import Node
 from fedethos.fairness.histograms import pool
+from fedethos.fairness.layout import WHOLE, Layout
 from fedethos.job import Job
-from fedethos.messages import Arrays, SplitName
+from fedethos.messages import Arrays, SplitName, Tables
 from fedethos.server.measure import MeasureBasis, Measurement, shapes_of
 
 Floats = npt.NDArray[np.float64]
@@ -32,18 +33,25 @@ class Oracle:
         splits: tuple[SplitName, ...] = ("train", "validation", "test")
         return {split: sum(node.examples[split].units for node in self.nodes) for split in splits}
 
-    def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement:
+    def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
         model, job = self.nodes[0].model, self.nodes[0].job
         model.load(arrays)
         parts = [node.examples[split] for node in self.nodes]
-        return exact_measurement(job, [(score(model, part, job.data.label.favorable_index), part) for part in parts])
+        scores = [score(model, part, job.data.label.favorable_index) for part in parts]
+        tables = [
+            lay_out(values, part, job.data, layout, node.source_of(f"decisions/{split}", round))
+            for values, part, node in zip(scores, parts, self.nodes, strict=True)
+        ]
+        return exact_measurement(job, tables, scores, parts, layout)
 
 
-def exact_measurement(job: Job, scored: Sequence[tuple[Floats, Examples]]) -> Measurement:
-    """Exact tables of all sites together, from each site's scores (float[n]) and records. Counterfactual copies do not count."""
-    tables = pool([tabulate(scores, part, job.data) for scores, part in scored], shapes_of(job))
-    truth = np.concatenate([part.label[part.counted] for _, part in scored]) == job.data.label.favorable_index
-    return Measurement(tables, exact_auc=_auc(truth, np.concatenate([scores[part.counted] for scores, part in scored])))
+def exact_measurement(
+    job: Job, tables: Sequence[Tables], scores: Sequence[Floats], parts: Sequence[Examples], layout: Layout = WHOLE
+) -> Measurement:
+    """All sites together, from each site's tables, scores (float[n]) and records. Counterfactual copies do not count."""
+    truth = np.concatenate([part.label[part.counted] for part in parts]) == job.data.label.favorable_index
+    real = np.concatenate([values[part.counted] for values, part in zip(scores, parts, strict=True)])
+    return Measurement(pool(tables, shapes_of(job, layout)), exact_auc=_auc(truth, real))
 
 
 def _auc(truth: npt.NDArray[np.bool_], scores: Floats) -> float | None:

@@ -163,11 +163,14 @@ def test_a_run_that_lost_its_adapter_threshold_or_base_is_refused(
 ) -> None:
     job_file, out = tabular(), tmp_path / "run"
     simulate(load_job(job_file), out, base=job_file.parent, observer=Silent())
-    for file, key, code in (("fairness.json", "threshold", "RUN-962"), ("manifest.json", "base_model", "SEC-601")):
+    for file, key, changes, code in (
+        ("fairness.json", "threshold", {"edge_index": None}, "RUN-962"),
+        ("fairness.json", "threshold", {"group_aware": True}, "RUN-962"),
+        ("manifest.json", "base_model", {"sha256": "0" * 64}, "SEC-601"),
+    ):
         kept = (out / file).read_text()
         changed = json.loads(kept)
-        changed[key] = {**changed[key], **({"edge_index": None} if key == "threshold" else {"sha256": "0" * 64})}
-        (out / file).write_text(json.dumps(changed))
+        (out / file).write_text(json.dumps({**changed, key: {**changed[key], **changes}}))
         assert run(["evaluate", str(out)]) in (2, 7)
         assert code in capsys.readouterr().err
         (out / file).write_text(kept)
