@@ -66,11 +66,12 @@ def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRule
 
 
 def tabulate_decisions(favored: npt.NDArray[np.bool_], examples: Examples, data: Data) -> Tables:
-    """Counts int64[groups, labels, 2] by decision, one table per sensitive attribute."""
-    labels = len(data.label.values)
+    """Counts int64[groups, labels, 2] by decision, one table per sensitive attribute; no copies, as in ``tabulate``."""
+    labels, counted = len(data.label.values), examples.counted
+    label, favored = examples.label[counted], favored[counted]
     return {
         attribute: np.bincount(
-            (examples.groups[attribute] * labels + examples.label) * 2 + favored, minlength=(len(categories) + 1) * labels * 2
+            (examples.groups[attribute][counted] * labels + label) * 2 + favored, minlength=(len(categories) + 1) * labels * 2
         )
         .reshape(len(categories) + 1, labels, 2)
         .astype(np.int64)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from fedethos.client.evaluator import score
+from fedethos.client.evaluator import score, tabulate
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
 from fedethos.client.registry import prepare_task
@@ -69,14 +69,12 @@ def open_released(folder: RunFolder, observer: Observer) -> Iterator[ReleasedMod
     Raises
     ------
     FedethosError
-        RUN-903 for an unfinished run; RUN-960 without a usable adapter; RUN-962 when no threshold was released; SEC-601 for another
-        base model than the run's; MODEL-454 to MODEL-457 for an adapter that does not fit it.
+        RUN-903 for an unfinished run; RUN-960 without a usable adapter; RUN-962 without one threshold for everybody; SEC-601 for
+        another base model than the run's; MODEL-454 to MODEL-457 for an adapter that does not fit it.
     """
     job, base = folder.parse_job(), Path(folder.read_local().base)
     folder.read_result()
-    edge = folder.read_fairness().threshold.edge_index
-    if edge is None:
-        raise FedethosError("RUN-962", "The run released no decision threshold.", where=str(folder.fairness), why="Nothing can be decided.")
+    edge = _common_threshold(folder)
     with tempfile.TemporaryDirectory(prefix="fedethos-") as scratch, ExitStack() as resources:
         observer.stage("Loading the model")
         task = prepare_task(job, base=base, scratch=Path(scratch), resources=resources)
@@ -112,6 +110,19 @@ class Evaluation:
         }
 
 
+def _common_threshold(folder: RunFolder) -> int:
+    threshold = folder.read_fairness().threshold
+    if threshold.edge_index is None or threshold.group_aware:
+        raise FedethosError(
+            "RUN-962",
+            "The run decides by a threshold for each group." if threshold.group_aware else "The run released no decision threshold.",
+            where=str(folder.fairness),
+            why="Its decisions use the attribute itself, so that a swapped record has no threshold." if threshold.group_aware else "",
+            fix="Run the job with fairness.thresholds: pooled.",
+        )
+    return threshold.edge_index
+
+
 def evaluate_run(folder: RunFolder, split: SplitName, observer: Observer) -> Evaluation:
     """Metrics on one split of all sites, at the released threshold. Errors as for ``open_released``."""
     with open_released(folder, observer) as released:
@@ -119,7 +130,9 @@ def evaluate_run(folder: RunFolder, split: SplitName, observer: Observer) -> Eva
         by_site = released.records(split)
         observer.stage(f"Evaluating on the {split} records")
         parts = [released.examples(records) for records in by_site.values()]
-        measured = exact_measurement(released.job, [(released.score(part), part) for part in parts])
+        scores = [released.score(part) for part in parts]
+        tables = [tabulate(values, part, released.job.data) for values, part in zip(scores, parts, strict=True)]
+        measured = exact_measurement(released.job, tables, scores, parts)
         return Evaluation(released.job, sum(map(len, parts)), describe(measured, released.edge, released.job, withhold=False))
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from fedethos.client.evaluator import lay_out, score, tabulate
+from fedethos.client.evaluator import lay_out, score
 from fedethos.client.examples import Examples
 from fedethos.client.node import Node
 from fedethos.fairness.histograms import pool
 from fedethos.fairness.layout import WHOLE, Layout
 from fedethos.job import Job
-from fedethos.messages import Arrays, SplitName
+from fedethos.messages import Arrays, SplitName, Tables
 from fedethos.server.measure import MeasureBasis, Measurement, shapes_of
 
 Floats = npt.NDArray[np.float64]
@@ -36,23 +36,23 @@ class Oracle:
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
         model, job = self.nodes[0].model, self.nodes[0].job
         model.load(arrays)
-        scored = [(score(model, node.examples[split], job.data.label.favorable_index), node.examples[split]) for node in self.nodes]
-        if not layout.wanted:
-            return exact_measurement(job, scored)
+        parts = [node.examples[split] for node in self.nodes]
+        scores = [score(model, part, job.data.label.favorable_index) for part in parts]
         tables = [
             lay_out(values, part, job.data, layout, node.source_of(f"decisions/{split}", round))
-            for (values, part), node in zip(scored, self.nodes, strict=True)
+            for values, part, node in zip(scores, parts, self.nodes, strict=True)
         ]
-        return Measurement(pool(tables, shapes_of(job, layout)), exact_auc=_exact_auc(job, scored))
+        return exact_measurement(job, tables, scores, parts, layout)
 
 
-def exact_measurement(job: Job, scored: Sequence[tuple[Floats, Examples]]) -> Measurement:
-    """Exact tables of all sites together, from each site's scores (float[n]) and records. Counterfactual copies do not count."""
-    tables = pool([tabulate(scores, part, job.data) for scores, part in scored], shapes_of(job, WHOLE))
-    return Measurement(tables, exact_auc=_exact_auc(job, scored))
+def exact_measurement(
+    job: Job, tables: Sequence[Tables], scores: Sequence[Floats], parts: Sequence[Examples], layout: Layout = WHOLE
+) -> Measurement:
+    """All sites together, from each site's tables, scores (float[n]) and records. Counterfactual copies do not count."""
+    truth = np.concatenate([part.label[part.counted] for part in parts]) == job.data.label.favorable_index
+    real = np.concatenate([values[part.counted] for values, part in zip(scores, parts, strict=True)])
+    return Measurement(pool(tables, shapes_of(job, layout)), exact_auc=_auc(truth, real))
 
 
-def _exact_auc(job: Job, scored: Sequence[tuple[Floats, Examples]]) -> float | None:
-    truth = np.concatenate([part.label[part.counted] for _, part in scored]) == job.data.label.favorable_index
-    scores = np.concatenate([scores[part.counted] for scores, part in scored])
+def _auc(truth: npt.NDArray[np.bool_], scores: Floats) -> float | None:
     return float(roc_auc_score(truth, scores)) if 0 < truth.sum() < len(truth) else None

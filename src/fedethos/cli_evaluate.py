@@ -70,6 +70,7 @@ def _flip(folder: RunFolder, question: FlipQuestion, *, as_json: bool) -> None:
         progress.stage("Loading libraries")
         from fedethos.governance.report import render_report
         from fedethos.simulations.flips import flip_run
+        from fedethos.wording import FLIPS, flip_cells
 
         found = flip_run(folder, question, progress)
         body = found.model_dump(mode="json", by_alias=True)
@@ -79,18 +80,18 @@ def _flip(folder: RunFolder, question: FlipQuestion, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(body, indent=2))
         return
-    from fedethos.wording import flip_rows
-
     typer.echo(f"{found.name}: {found.split} records of all sites, decisions at log-odds {found.log_odds:g}, terms: {found.terms.source}")
     for attribute, one in found.attributes.items():
         typer.echo(f"By {attribute}: {one.swapped:,} of {one.records:,} records read differently")
-        for group, measures in {"everybody": one, **one.groups}.items():
-            _table([(f"  {group}: {label}", text) for label, text in flip_rows(measures)])
+        if one.swapped:
+            _table(
+                [("", *FLIPS.values()), *((group, *flip_cells(measures)) for group, measures in {"everybody": one, **one.groups}.items())]
+            )
     typer.echo(_MARK)
     typer.echo(f"Written to {folder.flips} and the report. Next: open {folder.report}", err=True)
 
 
-def _table(rows: list[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        typer.echo(f"{name:<{width}}   {text}")
+def _table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

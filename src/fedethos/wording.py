@@ -16,13 +16,12 @@ from fedethos.records import Manifest, PrivacyReport
 from fedethos.result import Interval, PrivacySummary, Result
 
 FLIPS = {
-    "swapped_share": "Records that read differently",
+    "swapped_share": "Read differently",
     "flip_rate": "Decisions that flip",
-    "favorable_to_unfavorable": "Flips against the person",
-    "unfavorable_to_favorable": "Flips in the person's favor",
-    "mean_absolute_score_change": "Mean change of the score",
+    "favorable_to_unfavorable": "To unfavorable",
+    "unfavorable_to_favorable": "To favorable",
+    "mean_absolute_score_change": "Mean score change",
 }
-NOTHING_SWAPPED = "nothing to swap"
 WITHHELD = "withheld"
 NOT_RELEASED = "not released"
 GROUP_AWARE = (
@@ -42,9 +41,10 @@ def interval(item: Interval) -> str:
     return f"not measurable ({bounds(item)})" if item.value is None else f"{item.value:.3f} ({bounds(item)})"
 
 
-def flip_rows(measures: FlipMeasures) -> list[tuple[str, str]]:
-    """Label and text of each measure of ``flips.json``; nothing to say where no record could be swapped."""
-    return [(label, interval(getattr(measures, name)) if measures.swapped else NOTHING_SWAPPED) for name, label in FLIPS.items()]
+def flip_cells(measures: FlipMeasures) -> list[str]:
+    """The measures of ``flips.json`` in the order of ``FLIPS``."""
+    texts = [interval(getattr(measures, name)) for name in FLIPS]
+    return texts if measures.swapped else [texts[0], *["nothing to swap"] * (len(texts) - 1)]
 
 
 def bounds(item: Interval) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedethos.client.evaluator import tabulate
+from fedethos.client.evaluator import tabulate, tabulate_decisions
 from fedethos.client.examples import Examples, FeatureInputs
 from fedethos.client.model import NodeModel
 from fedethos.client.trainer import StepPlan, train_round
@@ -113,3 +113,6 @@ def test_count_tables_never_see_a_copy() -> None:
         for name, table in tabulate(scores[:N], everybody, declared).items():
             np.testing.assert_array_equal(tabulate(scores, both, declared)[name], table)
             assert table.sum() == N
+    decided = tabulate_decisions(scores > 0, both, data)["sex"]
+    np.testing.assert_array_equal(decided, tabulate_decisions(scores[:N] > 0, everybody, data)["sex"])
+    assert decided.sum() == N
