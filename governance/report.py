@@ -40,6 +40,7 @@ from fedethos.wording import (
     guarantee,
     interval,
     largest_epsilon,
+    loss_words,
     marks,
     natural,
     number,
@@ -275,7 +276,8 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
 
 def _steering(documents: Documents) -> list[tuple[str, str]]:
     last = documents.rounds[-1].weights if documents.rounds else None
-    facts = [("Fairness strategy", strategy_words(documents.job)), ("Weights in the last round", weight_words(last or {}))]
+    job = documents.job
+    facts = [("Loss", loss_words(job)), ("Fairness strategy", strategy_words(job)), ("Weights in the last round", weight_words(last or {}))]
     return [(name, words) for name, words in facts if words]
 
 

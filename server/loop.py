@@ -82,7 +82,7 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
     _set_up_sites(grid, plan)
     preparation = time.monotonic() - plan.started
     if state is None:
-        state = _base_model_round(plan, measure)
+        state = _base_model_round(plan, measure, release)
     state = state.remembering(seconds=state.memory.seconds + preparation)
     while state.round < plan.job.federation.rounds and not _stops_early(state, plan.job):
         state = _train_round(grid, plan, state, measure, release)
@@ -124,11 +124,11 @@ def _set_up_sites(grid: Grid, plan: Coordination) -> None:
     require_quorum(outcome, plan.job.federation.min_sites, doing="setup of the sites")
 
 
-def _base_model_round(plan: Coordination, measure: Measure | None) -> RunState:
+def _base_model_round(plan: Coordination, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
     """Round 0: before training."""
     plan.observer.stage("Measuring the model before training")
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
-    return _close_round(plan, state, measure, None, began=time.monotonic(), sites={}, outcome=Exchange())
+    return _close_round(plan, state, measure, release, began=time.monotonic(), sites={}, outcome=Exchange())
 
 
 def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
@@ -233,7 +233,7 @@ def _close_round(
         metrics, fairness = plain["metrics"], plain["fairness"]
         bytes_up, bytes_down = bytes_up + validation.bytes_up, bytes_down + validation.bytes_down
     weights = state.memory.steering  # of the round that ends here, not yet those that its counts give
-    if ask := release or measure:
+    if ask := measure if plan.job.privacy.mode == "none" else release:  # never the oracle: weights act on the model
         state, asked_for_weights = steered(ask, state, plan.job)
         bytes_up += sum(one.bytes_up for one in asked_for_weights)
         bytes_down += sum(one.bytes_down for one in asked_for_weights)

@@ -18,6 +18,7 @@ from fedethos.wording import (
     epsilon,
     guarantee,
     interval,
+    loss_words,
     marks,
     natural,
     size,
@@ -49,6 +50,8 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
         console.print(Text(f"! {mark}", style="bold yellow"))
     for sentence in fairness.verdict.sentences:
         console.print(Text(sentence))
+    if loss := loss_words(job):
+        console.print(Text(f"Loss {loss}."))
     if steering := strategy_words(job):
         last = run_folder.read_rounds()[-1].weights
         console.print(Text(f"Fairness strategy {steering}."))

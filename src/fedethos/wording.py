@@ -119,6 +119,21 @@ def strategy_words(job: Job) -> str:
     return f"{fairness.strategy}: {aim} by {job.fairness_attribute}, counts of the training people after every {fairness.every} rounds"
 
 
+def loss_words(job: Job) -> str:
+    """The ethics loss and the sampling, with what they steer by; empty where both are the usual ones."""
+    fairness = job.fairness
+    balanced = job.training.sampling == "group_balanced"
+    counts = "counts of the training people before training" if fairness.training_shares is None else "public shares"
+    loss = {
+        "none": "cross-entropy" if balanced else "",
+        "focal": f"focal, gamma {fairness.focal_gamma:g}",
+        "counterfactual_consistency": f"counterfactual consistency, weight {fairness.consistency_weight:g}",
+        "reweighing": f"reweighing by {job.fairness_attribute}, from {counts}",
+        "group_dro": f"group DRO by {job.fairness_attribute}, from losses of the training people after every {fairness.every} rounds",
+    }[fairness.loss]
+    return f"{loss}; batches balanced by {job.fairness_attribute}" if balanced else loss
+
+
 def weight_words(weights: Mapping[str, Mapping[str, float]]) -> str:
     """Weights of cells on one line."""
     return "; ".join(f"{group} {label}: {weight:.2f}" for group, labels in weights.items() for label, weight in labels.items())
