@@ -23,6 +23,7 @@ from fedethos.fairness.intervals import critical
 
 PRIOR = 500.0  # a_0: as many words of everybody's use are added to each side
 LISTED = 15
+_WORD = r"(?u)\b\w[\w'-]*\w\b"  # never-married is one word
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def typical_words(table: AuditTable, attribute: str, *, min_people: int) -> tupl
     if not table.text or len(compared) < 2:
         return ()
     rows = np.flatnonzero(np.isin(table.groups[attribute], compared))
-    counter = CountVectorizer(binary=True, dtype=np.int64)
+    counter = CountVectorizer(binary=True, token_pattern=_WORD, dtype=np.int64)
     try:
         used = sparse.csr_matrix(counter.fit_transform([table.text[row] for row in rows]))
     except ValueError:  # no text has a word
