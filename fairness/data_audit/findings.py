@@ -83,7 +83,7 @@ def _groups(attribute: str, part: AttributeAudit, audit: DataAudit) -> Iterator[
     for row in part.groups:
         absent = [label for label, rows in zip(audit.labels, row.rows_by_label, strict=True) if not rows]
         if 0 < row.people < audit.min_people:
-            yield Finding("note", attribute, f"Only {row.people} people of {attribute} {row.group}: too few to compare or to release.")
+            yield Finding("note", attribute, f"{attribute} {row.group} is too small to compare or to release: people: {row.people}.")
         elif row.people and absent:
             named = f"No row of {attribute} {row.group} has the label {' or '.join(absent)}"
             yield Finding("look", attribute, f"{named}: some of its error rates are undefined.")

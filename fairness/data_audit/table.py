@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fedethos.data.mapping import map_values
+from fedethos.data.mapping import map_values, thresholds
 from fedethos.data.records import Records
 from fedethos.data.split import SplitName
 from fedethos.data.template import parse_template
@@ -147,12 +147,13 @@ def _read_by_the_model(data: Data) -> list[str]:
 
 
 def _column(name: str, cells: Sequence[str | None], data: Data) -> Column:
-    values = map_values(cells, data.map[name], column=name) if name in data.map and name not in data.sensitive else list(cells)
+    declared, mapping = (data.features or {}).get(name), data.map.get(name, {})
+    keeps_its_number = name in data.sensitive and bool(thresholds(mapping)) and not isinstance(declared, list)  # as in data/contract.py
+    values = list(cells) if keeps_its_number else map_values(cells, mapping, column=name)
     missing = np.array([value is None for value in values], dtype=np.bool_)
     sensitive = name in data.sensitive
     if _is_text(name, values, data):
         return Column(name, np.zeros(len(values), dtype=np.int64), missing, sensitive, tuple(value or "" for value in values))
-    declared = (data.features or {}).get(name)
     return Column(name, _codes(values, missing, isinstance(declared, Numeric)), missing, sensitive)
 
 
