@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedethos.caps import VirtualSite
+from fedethos.job_augment import TermLists, check_augment
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.section import PositiveFloat, Section
@@ -150,6 +151,12 @@ class Fairness(Section):
     cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
         None,
         description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
+    )
+    augment: Literal["none", "counterfactual"] = Field(
+        "none", description="counterfactual: train on a copy of each record with the sensitive attribute swapped too, in the same unit."
+    )
+    identity_terms: TermLists = Field(
+        None, description="Words that show a sensitive attribute: builtin:sex, a YAML file, or {attribute: [[term, counterpart], …]}."
     )
 
     @property
@@ -326,6 +333,12 @@ class Job(Section):
             "training.cache_dtype": training.cache_dtype != "float32",
         }
         return [key for key, is_set in changed.items() if is_set]
+
+    @model_validator(mode="after")
+    def _augmentation_has_something_to_swap(self) -> Job:
+        if self.fairness.augment == "counterfactual":
+            check_augment(self.data, self.fairness.identity_terms)
+        return self
 
     @model_validator(mode="after")
     def _fairness_acts_on_a_declared_attribute(self) -> Job:
