@@ -24,7 +24,7 @@ from fedethos.governance.charts import (
 )
 from fedethos.governance.pages import template
 from fedethos.job import Job
-from fedethos.records import FairnessReport, Manifest, PrivacyReport, Round
+from fedethos.records import FairnessReport, GroupRule, Manifest, PrivacyReport, Round
 from fedethos.result import Attribute, GapName, Interval, MetricName, Result, in_declared_order
 from fedethos.runfolder import RunFolder
 from fedethos.storage import write_atomically
@@ -259,9 +259,19 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
         ("Sites", f"{len(manifest.sites)}; a round needs {job.federation.min_sites}"),
         ("People", ", ".join(f"{_people(count)} {split}" for split, count in people.model_dump().items())),
         ("Threshold", f"{threshold.kind}{edge}; from {threshold.source}"),
+        *((f"Threshold of {name}", _group_rule(rule)) for name, rule in threshold.groups.items()),
         ("Engine", f"{result.engine}, {manifest.threads} thread(s), seed {manifest.seed}"),
         ("Sent", f"{size(result.communication.bytes_up)} by the sites, {size(result.communication.bytes_down)} to them"),
     ]
+
+
+def _group_rule(rule: GroupRule) -> str:
+    if not rule.own:
+        return "everybody's"
+    if rule.low == rule.high and set(rule.chances) <= {0.0, 1.0}:
+        return f"log-odds {rule.low:.2f}"
+    below, between, above = rule.chances
+    return f"chance {below:.2f}; {between:.2f} from log-odds {rule.low:.2f}; {above:.2f} from {rule.high:.2f}"
 
 
 def _people(count: int | None) -> str:

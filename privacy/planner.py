@@ -26,7 +26,7 @@ _MOST_ROUNDS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class SiteCost:
-    """What a site's job costs a person whose records train, at the job's delta; under replace-one with all counts."""
+    """What a job costs a person whose records train, at its delta: with counts of training people, under replace-one with all counts."""
 
     declared_size: int
     sampling_rate: float
@@ -49,20 +49,19 @@ def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: 
 
 
 def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: Sequence[Allotment] = ()) -> float:
-    """The least noise multiplier with which all of a site's releases keep the job's epsilon.
-
-    Under add-remove training and counts concern different people, and each may cost the whole epsilon. Under replace-one they are
-    paid together. ``beside`` is paid together with training under both. Errors as for ``training_noise_beside``.
-    """
-    counts = _counts(job, rows_per_unit) if job.privacy.adjacency == "replace-one" else ()
-    return training_noise_beside(job, declared_size=declared_size, others=(*beside, *counts))
+    """The least noise multiplier with which all of a site's releases keep the job's epsilon. Errors as for ``training_noise_beside``."""
+    return training_noise_beside(job, declared_size=declared_size, others=(*beside, *_beside_training(job, rows_per_unit)))
 
 
 def training_noise_beside(job: Job, *, declared_size: int, others: Sequence[Allotment]) -> float:
-    """The least noise multiplier with which training and ``others`` keep the job's epsilon together.
+    """The least noise multiplier with which training and ``others`` together keep the job's epsilon.
 
-    ``others`` have their noise already; training gets as much more as makes room for them. A share of epsilon is no share of noise:
-    the whole is composed for each noise that is tried.
+    Parameters
+    ----------
+    others : sequence of Allotment
+        What else a person bears whose records train: counts and sums of training people, under replace-one all counts. They have their
+        noise already; training gets as much more as makes room for them. The whole is composed for each noise that is tried: a share of
+        epsilon is no share of noise.
 
     Raises
     ------
@@ -93,7 +92,7 @@ def noise_for_budget(job: Job, *, declared_size: int) -> SiteCost:
 
 def cost_of_noise(job: Job, *, declared_size: int, noise_multiplier: float) -> SiteCost:
     """What the job's rounds cost a site with a given noise, within its budget or not."""
-    counts = _counts(job, 1) if job.privacy.adjacency == "replace-one" else ()
+    counts = _beside_training(job, 1)
     return SiteCost(
         declared_size=declared_size,
         sampling_rate=sampling_rate_of(job, declared_size),
@@ -158,6 +157,12 @@ def _training(job: Job, declared_size: int, noise_multiplier: float) -> Allotmen
 
 def _counts(job: Job, rows_per_unit: int) -> tuple[Allotment, ...]:
     return tuple(one.allotment for one in plan_counts(job, rows_per_unit=rows_per_unit))
+
+
+def _beside_training(job: Job, rows_per_unit: int) -> tuple[Allotment, ...]:
+    """The counts that are paid together with training."""
+    together = job.privacy.adjacency == "replace-one"
+    return tuple(one for one in _counts(job, rows_per_unit) if together or one.event.population == "train")
 
 
 def _cost(job: Job, paid: Sequence[Allotment]) -> float:

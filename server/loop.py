@@ -42,6 +42,7 @@ from fedethos.server.validation import check_update
 from fedethos.storage import JsonValue
 from fedethos.strategies.averaging import aggregation_error
 from fedethos.strategies.registry import make_strategy, restore_strategy, strategy_arrays
+from fedethos.strategies.robust import defend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,16 +150,16 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
 
     updates = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
     shares = {site.name: site.share for site in cohort.values()}
-    arrays = _aggregate(strategy, number, messages, cohort, updates, shares)
+    defended = defend(job, {name: reply.arrays for name, reply in updates.items()}, shares, state.arrays, plan.frozen)
+    arrays = _aggregate(strategy, number, messages, cohort, defended.updates, shares)
     memory = state.memory.model_copy(
         update={
             "spending": {
                 **state.memory.spending,
                 **{name: spending_after(state.memory.spending[name], reply, number) for name, reply in updates.items()},
             },
-            "aggregation_error": aggregation_error(
-                [reply.arrays for reply in updates.values()], [shares[name] for name in updates], arrays, plan.frozen
-            ),
+            "aggregation_error": defended.error
+            + aggregation_error(list(defended.updates.values()), [shares[name] for name in defended.updates], arrays, plan.frozen),
         }
     )
     trained = RunState(number, arrays, memory, strategy_arrays(strategy))
@@ -186,10 +187,10 @@ def _aggregate(
     number: int,
     messages: Iterable[Message],
     cohort: Mapping[int, Site],
-    updates: Mapping[str, TrainReply],
+    updates: Mapping[str, Arrays],
     shares: Mapping[str, float],
 ) -> Arrays:
-    """Rebuild validated replies, sorted by site, with the approved weight as ``num-examples``, and let the strategy combine them.
+    """Rebuild replies from what the robust step left, sorted by site, with approved weights, and let the strategy combine them.
 
     Raises
     ------
@@ -199,7 +200,7 @@ def _aggregate(
     asked = {cohort[message.metadata.dst_node_id].name: message for message in messages}
     replies = [
         Message(
-            RecordDict({ARRAYS: encode_arrays(updates[name].arrays), "metrics": MetricRecord({"num-examples": shares[name]})}),
+            RecordDict({ARRAYS: encode_arrays(updates[name]), "metrics": MetricRecord({"num-examples": shares[name]})}),
             reply_to=asked[name],
         )
         for name in sorted(updates)

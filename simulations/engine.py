@@ -10,13 +10,14 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
 from fedethos.client.app import build_client_app, incidents
+from fedethos.client.node import Node
 from fedethos.data.records import Records
 from fedethos.documents import dump_job, load_job
 from fedethos.errors import FedethosError
@@ -25,11 +26,12 @@ from fedethos.governance.report import render_report
 from fedethos.job import Job
 from fedethos.messages import Arrays
 from fedethos.progress import Observer
-from fedethos.records import Local
+from fedethos.records import Local, SimulatedAttack
 from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
 from fedethos.server.loop import Coordination
 from fedethos.simulations.accounts import ledger_path
+from fedethos.simulations.attacks import Scene
 from fedethos.simulations.grid import InProcessGrid
 from fedethos.simulations.manifest import simulation_manifest
 from fedethos.simulations.oracle import Oracle
@@ -39,7 +41,15 @@ ENGINE = "inprocess"
 
 
 def simulate(
-    job: Job, out: Path, *, base: Path, observer: Observer, wire: bool = False, force: bool = False, records: Records | None = None
+    job: Job,
+    out: Path,
+    *,
+    base: Path,
+    observer: Observer,
+    wire: bool = False,
+    force: bool = False,
+    records: Records | None = None,
+    attack: SimulatedAttack | None = None,
 ) -> Path:
     """Run ``job`` into the new folder ``out`` and render its report.
 
@@ -53,10 +63,12 @@ def simulate(
         Replace a run that is already in ``out``.
     records : Records, optional
         What ``read_records`` gave for this job's data, so that many seeds read a table once.
+    attack : SimulatedAttack, optional
+        Some sites attack; exact values are then of the other sites' people.
     """
     with RunFolder(out).create(force=force) as folder:
         folder.write_job(dump_job(job))
-        local = Local(base=str(base.resolve()), wire=wire, run=f"{job.name}/{secrets.token_hex(8)}")
+        local = Local(base=str(base.resolve()), wire=wire, run=f"{job.name}/{secrets.token_hex(8)}", attack=attack)
         folder.write_local(local.model_dump())
         try:
             _run(job, folder, local, observer, records)
@@ -86,25 +98,36 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
     quiet_logs()
     started, base = time.monotonic(), Path(local.base)
     ledger = ledger_path(job, base=base, own=folder.ledger)
+    scene = Scene(local.attack, job)
     with (
         _incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
         open_federation(
-            job, base=base, scratch=Path(scratch), ledger=ledger, run=local.run, observer=observer, records=records
+            job,
+            base=base,
+            scratch=Path(scratch),
+            ledger=ledger,
+            run=local.run,
+            observer=observer,
+            records=records,
+            spoil=scene.spoil,
         ) as federation,
     ):
         base_weights = federation.model.base_weights()
-        plan = _coordination(job, folder, federation, observer, started)
+        plan = _coordination(job, folder, federation, observer, started, honest=scene.honest(federation))
         if not folder.manifest.exists():
-            folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
-        app = build_client_app(lambda context: federation.nodes[context.node_id])
+            folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE, marks=scene.marks(federation)))
+        behind = scene.behind(federation)
+        app = build_client_app(lambda context: behind[context.node_id])
         build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=local.wire), _context(0))
         if federation.model.base_weights() != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
     render_report(folder.path)
 
 
-def _coordination(job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float) -> Coordination:
+def _coordination(
+    job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float, *, honest: Sequence[Node]
+) -> Coordination:
     model = federation.model
 
     def export(arrays: Arrays, where: Path) -> None:
@@ -122,7 +145,7 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
         observer=observer,
         engine=ENGINE,
         started=started,
-        oracle=Oracle(list(federation.nodes.values())),
+        oracle=Oracle(honest),
     )
 
 

@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 from fedethos.incidents import record
+from fedethos.job import Job
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import resume, simulate
 from fedethos.simulations.sweep import PlannedRun, State, SweepPlan, state_of
 from fedethos.simulations.sweep_table import Outcome, sweep_table
+from fedethos.simulations.virtual_sites import read_records, same_records
 from fedethos.storage import canonical_json, write_atomically, write_errors
 from fedethos.sweep_record import SWEEP_FILE, AskedBasis, Sweep
 from fedethos.wording import duration
@@ -42,24 +45,37 @@ def run_sweep(plan: SweepPlan, out: Path, *, base: Path, basis: AskedBasis, say:
     with write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     missing = [(number, run) for number, run in enumerate(runs, start=1) if run.folder not in outcomes]
-    began = time.monotonic()
+    began, table = time.monotonic(), _Table(base)
     try:
         for done, (number, run) in enumerate(missing):
             say(f"run {number} of {len(runs)}: {run.folder}{_left(time.monotonic() - began, done, len(missing))}")
-            outcomes[run.folder] = _run(run, out, states[run.folder], base, say)
+            outcomes[run.folder] = _run(run, out, states[run.folder], table, say)
     finally:
         sweep = sweep_table(plan, outcomes, basis)
         write_atomically(out / SWEEP_FILE, canonical_json(sweep.model_dump(mode="json", by_alias=True)))
     return sweep
 
 
-def _run(run: PlannedRun, out: Path, state: State, base: Path, say: Callable[[str], None]) -> Outcome:
+class _Table:
+    """The records of the last job, kept for the next one: most points of a grid read the same table."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self._read: tuple[Job, Records] | None = None
+
+    def records(self, job: Job) -> Records:
+        if self._read is None or not same_records(job, self._read[0]):
+            self._read = job, read_records(job, self.base)
+        return self._read[1]
+
+
+def _run(run: PlannedRun, out: Path, state: State, table: _Table, say: Callable[[str], None]) -> Outcome:
     folder = out / run.folder
     try:
         if state == "begun" and any(RunFolder(folder).checkpoints.glob("round-*/state.json")):
             resume(folder, observer=Silent())
         else:
-            simulate(run.job, folder, base=base, observer=Silent(), force=state == "begun")
+            simulate(run.job, folder, base=table.base, observer=Silent(), force=state == "begun", records=table.records(run.job))
     except FedethosError as error:
         if error.code in _ENDS_THE_SWEEP:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,9 @@ from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.partition import check_site_labels, partition
 from fedethos.strategies.averaging import capped_shares
 
+SiteRecords = dict[str, dict[SplitName, Records]]
+Spoil = Callable[[SiteRecords], SiteRecords]
+
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that the printed epsilon cannot tell the exact one
 
@@ -48,12 +51,20 @@ class Federation:
 
 def read_records(job: Job, base: Path) -> Records:
     """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from."""
+    return apply_contract(read_table(job.data, base=base), job.data, keep=_kept_column(job))
+
+
+def same_records(job: Job, other: Job) -> bool:
+    """Whether ``read_records`` gives the same for both, from the same folder."""
+    return (job.data, _kept_column(job)) == (other.data, _kept_column(other))
+
+
+def _kept_column(job: Job) -> str | None:
     plan = job.simulation.partition
-    by_column = plan.by if plan.kind == "by-column" else None
-    return apply_contract(read_table(job.data, base=base), job.data, keep=by_column)
+    return plan.by if plan.kind == "by-column" else None
 
 
-def site_records(job: Job, base: Path, records: Records | None = None) -> dict[str, dict[SplitName, Records]]:
+def site_records(job: Job, base: Path, records: Records | None = None) -> SiteRecords:
     """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds."""
     plan = job.simulation.partition
     records = records or read_records(job, base)
@@ -119,6 +130,7 @@ def open_federation(
     run: str = "run",
     only: int | None = None,
     records: Records | None = None,
+    spoil: Spoil = lambda records: records,
 ) -> Iterator[Federation]:
     """Prepare the task once, commit every site's plan in ``ledger``, read the records (or take ``records``), make their inputs.
 
@@ -132,6 +144,8 @@ def open_federation(
         Names this run in the ledger.
     only : int, optional
         Open the node of this site alone.
+    spoil : callable
+        What attackers do to their records (``simulations/attacks.py``).
 
     Raises
     ------
@@ -150,7 +164,7 @@ def open_federation(
         known = _declared_sizes(job)
         committed = committed_plans(job, known, ledger, run, resources) if known else {}
         observer.stage("Reading and splitting the records")
-        by_site = site_records(job, base, records)
+        by_site = spoil(site_records(job, base, records))
         sizes = known or {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
         if not known:
             committed = committed_plans(job, sizes, ledger, run, resources)

@@ -11,8 +11,10 @@ from fedethos.job_data import UNKNOWN
 
 
 def weighed_attribute(job: Job) -> str:
-    """The sensitive attribute of the cells: ``fairness.attribute``, else the first of ``data.sensitive``."""
-    return job.fairness.attribute or next(iter(job.data.sensitive))
+    """The sensitive attribute of the cells, ``Job.fairness_attribute``, which a job that weighs has."""
+    if job.fairness_attribute is None:
+        raise ValueError("this job declares no sensitive attribute")
+    return job.fairness_attribute
 
 
 def cell_count(job: Job) -> int:

@@ -62,19 +62,35 @@ class Training(Section):
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="At each site; its state is fresh in each round.")
     weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of adamw, L2 penalty of sgd.")
+    head_warmup_rounds: int = Field(
+        0, ge=0, description="In so many first rounds the classification head trains alone, with the whole clipping bound."
+    )
+    iterate_average: Literal["none", "tail", "ema"] = Field(
+        "none",
+        description="A site sends its last iterate, the mean of the round's last half (tail), or a moving average. Costs no epsilon.",
+    )
     cache_frozen_prefix: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Compute what lies below the first adapted layer once per record. auto: when a whole layer does.",
     )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 halves the cache and is approximate.")
 
+    @model_validator(mode="after")
+    def _there_is_something_to_average(self) -> Training:
+        if self.iterate_average != "none" and self.local_steps == 1:
+            raise PydanticCustomError("CFG-251", "training.iterate_average averages the steps of a round, but training.local_steps is 1.")
+        return self
+
 
 class Metrics(Section):
-    epsilon_share: float = Field(
-        0.3, ge=0.01, le=0.9, description="Share of epsilon for counts that are paid together with training (adjacency replace-one)."
-    )
     min_group_size: int = Field(11, ge=1, description="Smaller groups are not shown.")
     tolerance: PositiveFloat = Field(0.1, description="A fairness metric whose 95 % half-width is larger is 'not measurable'.")
+    epsilon_share: float = Field(
+        0.3,
+        ge=0.01,
+        le=0.9,
+        description="Share of epsilon for counts that are paid together with training: of training people, and under replace-one all.",
+    )
 
 
 class Privacy(Section):
@@ -122,15 +138,32 @@ class Privacy(Section):
 
 
 class Fairness(Section):
-    thresholds: Literal["pooled", "fixed"] = Field(
-        "pooled", description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5."
+    thresholds: Literal["pooled", "fixed", "demographic_parity", "equal_opportunity", "equalized_odds"] = Field(
+        "pooled",
+        description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
+        "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
     )
-    attribute: str | None = Field(None, description="Sensitive attribute whose cells are weighed; null: the first of data.sensitive.")
+    attribute: str | None = Field(
+        None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
+    )
     max_weight: float = Field(4.0, ge=1.0, allow_inf_nan=False, description="No cell weighs more, whatever the coordinator asks for.")
     cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
         None,
         description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
     )
+
+    @property
+    def group_constraint(self) -> Literal["demographic_parity", "equal_opportunity", "equalized_odds"] | None:
+        """The rate that group-specific thresholds equalise; None when everybody has the same threshold."""
+        return None if self.thresholds == "pooled" or self.thresholds == "fixed" else self.thresholds  # noqa: PLR1714 - narrows the type
+
+
+class Policy(Section):
+    """What the organisation that runs the job has decided beforehand."""
+
+    allow_group_thresholds: bool = Field(False, description="Decisions may use the sensitive attribute: a threshold for each group.")
+    allow_randomized_decisions: bool = Field(False, description="Group thresholds may leave some decisions to a coin.")
+    reason: str = Field(min_length=1, description="Why this is allowed, and who has said so.")
 
 
 class SitePlan(Section):
@@ -169,9 +202,32 @@ class Federation(Section):
     early_stop: EarlyStop | None = None
 
 
+RobustRule = Literal["none", "median", "trimmed-mean", "krum", "multi-krum", "norm-bound"]
+_KEY_OF_RULE = {"trim_share": ("trimmed-mean",), "assumed_attackers": ("krum", "multi-krum"), "norm_bound": ("norm-bound",)}
+
+
 class Robustness(Section):
+    rule: RobustRule = Field("none", description="What is done to the updates before aggregation, against sites that attack.")
+    trim_share: float | None = Field(
+        None, gt=0.0, lt=0.5, description="trimmed-mean: share of the weight that is cut off at each end of every coordinate."
+    )
+    assumed_attackers: int | None = Field(None, ge=0, description="krum, multi-krum: f; federation.min_sites must be 2f + 3 or more.")
+    norm_bound: PositiveFloat | None = Field(
+        None, description="norm-bound: updates of the model are shortened to this norm; null: to the median norm of the round."
+    )
     max_update_norm: PositiveFloat | None = Field(None, description="A reply that moves the adapter further (L2) is refused.")
     weight_cap: float = Field(0.5, gt=0.0, le=1.0, description="No site weighs more than this share.")
+
+    @model_validator(mode="after")
+    def _keys_belong_to_the_rule(self) -> Robustness:
+        for key, rules in _KEY_OF_RULE.items():
+            if getattr(self, key) is not None and self.rule not in rules:
+                raise PydanticCustomError("CFG-300", f"robustness.{key} belongs to the rule {' or '.join(rules)}, which is not chosen.")
+        if self.rule == "trimmed-mean" and self.trim_share is None:
+            raise PydanticCustomError("CFG-301", "robustness.rule trimmed-mean needs robustness.trim_share.")
+        if self.rule in ("krum", "multi-krum") and self.assumed_attackers is None:
+            raise PydanticCustomError("CFG-301", f"robustness.rule {self.rule} needs robustness.assumed_attackers.")
+        return self
 
 
 class Partition(Section):
@@ -212,6 +268,7 @@ class Job(Section):
     fairness: Fairness = Field(default_factory=Fairness)
     federation: Federation = Field(default_factory=Federation)
     robustness: Robustness = Field(default_factory=Robustness)
+    policy: Policy | None = Field(None, description="Needed for what a job may not do by default, such as group-specific thresholds.")
     simulation: Simulation = Field(default_factory=Simulation)
 
     @model_validator(mode="after")
@@ -223,9 +280,18 @@ class Job(Section):
             )
         if self.simulation.site.caps is not None and self.privacy.mode == "none":
             raise PydanticCustomError("CFG-261", "simulation.site.caps is given, but under privacy.mode none no ledger counts anything.")
+        if self.training.head_warmup_rounds > self.federation.rounds:
+            raise PydanticCustomError("CFG-250", "training.head_warmup_rounds is larger than federation.rounds.")
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
+        attackers = self.robustness.assumed_attackers
+        if attackers is not None and self.federation.min_sites < 2 * attackers + 3:
+            raise PydanticCustomError(
+                "CFG-302",
+                f"robustness.rule {self.robustness.rule} with {attackers} assumed attackers needs federation.min_sites of "
+                f"{2 * attackers + 3} or more.",
+            )
         return self
 
     @model_validator(mode="after")
@@ -254,6 +320,7 @@ class Job(Section):
             "lora": self.lora != Lora(),
             "model.sha256": self.model.sha256 is not None,
             "model.max_length": self.model.max_length != Model.model_fields["max_length"].default,
+            "training.head_warmup_rounds": training.head_warmup_rounds > 0,
             "training.head_learning_rate": training.head_learning_rate is not None,
             "training.cache_frozen_prefix": training.cache_frozen_prefix != "auto",
             "training.cache_dtype": training.cache_dtype != "float32",
@@ -261,14 +328,46 @@ class Job(Section):
         return [key for key, is_set in changed.items() if is_set]
 
     @model_validator(mode="after")
-    def _cells_are_declared(self) -> Job:
+    def _fairness_acts_on_a_declared_attribute(self) -> Job:
         fairness, sensitive = self.fairness, self.data.sensitive
         if fairness.attribute is not None and fairness.attribute not in sensitive:
             raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
+        if fairness.cell_weights is None and fairness.group_constraint is None:
+            return self
+        if self.fairness_attribute is None:
+            raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
+        if fairness.attribute is None and len(sensitive) > 1:  # their order is not part of the job's hash
+            raise PydanticCustomError(
+                "CFG-314", "There are several sensitive attributes: name that of the weights and thresholds in fairness.attribute."
+            )
         if fairness.cell_weights is not None:
-            groups = [*sensitive[fairness.attribute or next(iter(sensitive))], UNKNOWN] if sensitive else []
+            groups = [*sensitive[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
         return self
+
+    @model_validator(mode="after")
+    def _group_thresholds_are_allowed(self) -> Job:
+        if self.fairness.group_constraint is None:
+            return self
+        if self.policy is None or not self.policy.allow_group_thresholds:
+            raise PydanticCustomError(
+                "CFG-312",
+                "fairness.thresholds uses the sensitive attribute at decision time, and policy.allow_group_thresholds is not true. "
+                "Treating people differently by group may be disparate treatment (in the US: Title VII, enforced by the EEOC, and the "
+                "ECOA). Have it reviewed; this is not legal advice. Without it: fairness.thresholds: pooled.",
+            )
+        if self.fairness.thresholds == "equalized_odds" and not self.policy.allow_randomized_decisions:
+            raise PydanticCustomError(
+                "CFG-313",
+                "fairness.thresholds equalized_odds leaves some decisions to a coin, for one threshold a group cannot equalise two "
+                "rates, and policy.allow_randomized_decisions is not true. Deterministic: equal_opportunity or demographic_parity.",
+            )
+        return self
+
+    @property
+    def fairness_attribute(self) -> str | None:
+        """The attribute that weights and thresholds act on; None when the job declares none."""
+        return self.fairness.attribute or next(iter(self.data.sensitive), None)
 
     @property
     def unit(self) -> Literal["person", "record"]:

@@ -15,6 +15,10 @@ from fedethos.result import Interval, PrivacySummary, Result
 
 WITHHELD = "withheld"
 NOT_RELEASED = "not released"
+GROUP_AWARE = (
+    "Decisions use the sensitive attribute: groups have thresholds of their own. That may be disparate treatment (in the US: Title VII, "
+    "enforced by the EEOC, and the ECOA) and needs legal review; this is not legal advice."
+)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -103,6 +107,9 @@ def marks(manifest: Manifest, privacy: PrivacyReport) -> list[str]:
 def cautions(result: Result, privacy: PrivacyReport) -> list[str]:
     """What the numbers are not, one sentence each."""
     sentences = []
+    if result.group_aware:
+        sentences.append(GROUP_AWARE)
+        sentences.append("Metrics per round use one threshold for everybody: they are not comparable with the final ones.")
     if privacy.mode == "none":
         sentences.append("No privacy protection: the job says privacy.mode: none, so updates and counts left the sites as they are.")
     elif not privacy.secure_rng:

@@ -65,6 +65,28 @@ def test_cell_weights_come_back_over_the_wire_and_only_training_has_them() -> No
 
 
 @pytest.mark.parametrize(
+    "layout",
+    [
+        {"split": "train", "attribute": "sex", "group_cuts": (20, 32)},
+        {"split": "test", "cuts": (5,), "attribute": "sex", "rules": (0.25, 0.25, 0.0, 1.0, 1.0)},
+        {"split": "validation", "cuts": (5, 6), "edge": 30},
+    ],
+)
+def test_what_an_evaluation_asks_for_comes_back_whole(layout: dict[str, object]) -> None:
+    asked = replace(request(EVALUATE), **layout)
+    decoded = decode_request(message(EVALUATE, rebuild_from_wire(wire_bytes(encode_request(EVALUATE, asked)))))
+    assert {name: getattr(decoded, name) for name in layout} == layout
+
+
+@pytest.mark.parametrize(("name", "value"), [("rules", [1, 2]), ("group-cuts", [0.5]), ("cuts", [0.5]), ("attribute", 3)])
+def test_numbers_of_another_kind_are_refused(name: str, value: object) -> None:
+    content = encode_request(EVALUATE, request(EVALUATE))
+    content.config_records["config"][name] = value
+    with pytest.raises(FedethosError, match="SEC-630"):
+        decode_request(message(EVALUATE, content))
+
+
+@pytest.mark.parametrize(
     ("message_type", "reply"),
     [
         (SETUP, SetupReply("0.1.0", "f" * 64)),
@@ -117,7 +139,7 @@ def test_a_request_that_is_not_the_contract_is_refused(index: int) -> None:
         decode_request(message(TRAIN, spoiled_requests()[index]))
 
 
-def test_a_node_is_never_asked_about_training_records() -> None:
+def test_a_node_is_asked_about_training_records_for_scores_by_group_only() -> None:
     content = encode_request(EVALUATE, request(EVALUATE))
     content.config_records["config"]["split"] = "train"
     with pytest.raises(FedethosError, match="SEC-630"):

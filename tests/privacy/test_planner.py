@@ -97,6 +97,26 @@ def test_nothing_fits_beside_what_costs_the_whole_budget():
         training_noise_beside(job(epsilon=1.0), declared_size=SIZE, others=[losses])
 
 
+POLICY = {"allow_group_thresholds": True, "reason": "a test"}
+
+
+@pytest.mark.parametrize(("adjacency", "target"), [("add-remove", 8.0), ("add-remove", 1.0), ("replace-one", 8.0)])
+def test_counts_of_training_people_are_paid_within_the_budget_of_training(adjacency, target):
+    without = job(adjacency=adjacency, epsilon=target)
+    attribute = next(iter(without.data.sensitive))
+    by_group = Job.model_validate(
+        without.model_dump(by_alias=True) | {"fairness": {"thresholds": "equal_opportunity", "attribute": attribute}, "policy": POLICY}
+    )
+    paid = allotments(by_group, declared_size=SIZE)
+    assert [one.purpose for one in paid if one.event.population == "train"] == ["train", "group-scores/train"]
+    assert 0.98 * target < epsilon(paid, delta=1e-5, adjacency=adjacency) <= target
+    factor = paid[0].event.noise_multiplier / allotments(without, declared_size=SIZE)[0].event.noise_multiplier
+    if adjacency == "add-remove":
+        assert 1.01 < factor < 1.10  # 1 / noise^2 of three tenths of epsilon is about a tenth of the whole
+    else:
+        assert 0.99 < factor < 1.01  # all counts share what counts have there
+
+
 def test_nothing_is_planned_without_privacy():
     without = job(mode="none", epsilon=None)
     assert allotments(without, declared_size=SIZE) == ()

@@ -41,7 +41,7 @@ def write_arrays(parameters: Named, arrays: Arrays) -> None:
         _check_array(name, array, tuple(parameters[name].shape))
     with torch.no_grad():
         for name, array in arrays.items():
-            parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            parameters[name].copy_(torch.tensor(array))
 
 
 def _check_array(name: str, array: npt.NDArray[np.float32], shape: tuple[int, ...]) -> None:
