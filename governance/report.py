@@ -269,8 +269,8 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
 
 
 def _steering(documents: Documents) -> list[tuple[str, str]]:
-    last = documents.rounds[-1].weights if documents.rounds else None
-    facts = [("Fairness strategy", strategy_words(documents.job)), ("Weights in the last round", weight_words(last or {}))]
+    last = weight_words(documents.rounds[-1]) if documents.rounds else ""
+    facts = [("Fairness strategy", strategy_words(documents.job)), ("Weights in the last round", last)]
     return [(name, words) for name, words in facts if words]
 
 

@@ -13,6 +13,6 @@ from fedethos.server.steering import Steering
 
 def cell_weights(job: Job, state: RunState) -> tuple[float, ...] | None:
     """Weights of the next round, in the order of ``fedethos/cells.py``; None when the job weighs nothing."""
-    if job.fairness.strategy == "none":
+    if job.fairness.strategy != "controller":
         return constant_weights(job)
     return (state.memory.steering or Steering.start(job)).weights

@@ -131,14 +131,19 @@ class Fairness(Section):
         description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
         "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
     )
-    strategy: Literal["none", "controller"] = Field(
-        "none", description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap."
+    strategy: Literal["none", "controller", "fairfed"] = Field(
+        "none",
+        description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap. "
+        "fairfed: sites whose own gap is far from everybody's count less in the aggregation.",
     )
     constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
         "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
     )
     every: int = Field(2, ge=1, description="The strategy asks for counts of the training people after every so many rounds.")
-    learning_rate: PositiveFloat = Field(3.0, description="Step of the strategy's weights, on a log scale, for a gap of 1.")
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="Step of the strategy's weights for a gap of 1. null: 3 for controller (on a log scale), 1 for fairfed (its beta).",
+    )
     attribute: str | None = Field(
         None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
     )
@@ -331,7 +336,7 @@ class Job(Section):
         fairness, sensitive = self.fairness, self.data.sensitive
         if fairness.attribute is not None and fairness.attribute not in sensitive:
             raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
-        if not self.weighs_cells and fairness.group_constraint is None:
+        if not self.weighs_cells and fairness.strategy == "none" and fairness.group_constraint is None:
             return self
         if self.fairness_attribute is None:
             raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
@@ -376,7 +381,7 @@ class Job(Section):
     @property
     def weighs_cells(self) -> bool:
         """Whether sites multiply clipped gradients by the weight of their cell."""
-        return self.fairness.strategy != "none" or self.fairness.cell_weights is not None
+        return self.fairness.strategy == "controller" or self.fairness.cell_weights is not None
 
     @property
     def steering_rounds(self) -> range:
