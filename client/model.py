@@ -5,6 +5,8 @@ All virtual sites of a simulation share one ``NodeModel``; only the adapter's nu
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from peft import PeftModel
@@ -58,6 +60,12 @@ class NodeModel:
         output = self.forward(**{name: tensor.to(self.device) for name, tensor in batch.items()})
         logits: Tensor = output.logits if hasattr(output, "logits") else output
         return logits.float()
+
+    def training_only(self, names: set[str]) -> NodeModel:
+        """A view of this model, with the same tensors, whose ``parameters`` are only ``names``."""
+        view = copy.copy(self)
+        view.parameters = {name: parameter for name, parameter in self.parameters.items() if name in names}
+        return view
 
     def head_names(self) -> set[str]:
         """Names of the tensors outside LoRA: the classification head, which may have its own learning rate; or a whole model."""

@@ -12,6 +12,7 @@ import fedethos
 from fedethos.client.cell_weights import Floats, accepted_weights, weighed
 from fedethos.client.evaluator import lay_out, score
 from fedethos.client.examples import Examples
+from fedethos.client.head_warmup import trained_in
 from fedethos.client.model import NodeModel
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
@@ -121,14 +122,9 @@ class Node:
     def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> None:
         largest = 1.0 if weights is None else float(weights.max())
         plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier, largest_weight=largest)
-        train_round(
-            self.model,
-            weighed(self.examples["train"], weights, self.job),
-            self.job.training,
-            plan,
-            engine,
-            lambda step: self.source_of(round, step),
-        )
+        examples = weighed(self.examples["train"], weights, self.job)
+        with trained_in(round, self.model, self.job.training) as model:
+            train_round(model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step))
 
     def _load(self, request: Request) -> None:
         if set(request.arrays) != set(self.model.trainable_names):

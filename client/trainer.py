@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fedethos.client.examples import Examples, Indices, micro_batches
+from fedethos.client.iterates import IterateAverage
 from fedethos.client.model import NodeModel
 from fedethos.errors import FedethosError
 from fedethos.job import Job, Training
@@ -64,8 +65,9 @@ class StepPlan:
 def train_round(
     model: NodeModel, examples: Examples, training: Training, plan: StepPlan, engine: ClippingEngine, source_of: SourceOfStep
 ) -> None:
-    """Run ``training.local_steps`` steps in place on the adapter of ``model``."""
+    """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says."""
     optimizer = _optimizer(model, training)
+    average = IterateAverage(model.parameters, training.iterate_average, training.local_steps)
     model.forward.train()  # only the adapter's own dropout differs between the modes
     engine.attach(model.forward, model.parameters)
     try:
@@ -81,6 +83,8 @@ def train_round(
             _step(model, optimizer, _noisy(engine.clipped_sum(), plan.noise_std, source), plan.expected_batch_size)
             if plan.adaptive is not None:
                 plan = _adapt(engine, plan, plan.adaptive, source)
+            average.add()
+        average.write()
     finally:
         engine.detach()
         model.forward.eval()

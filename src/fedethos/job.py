@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedethos.caps import VirtualSite
+from fedethos.job_augment import TermLists, check_augment
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.job_strategy import check_strategy
@@ -63,11 +64,24 @@ class Training(Section):
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="At each site; its state is fresh in each round.")
     weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of adamw, L2 penalty of sgd.")
+    head_warmup_rounds: int = Field(
+        0, ge=0, description="In so many first rounds the classification head trains alone, with the whole clipping bound."
+    )
+    iterate_average: Literal["none", "tail", "ema"] = Field(
+        "none",
+        description="A site sends its last iterate, the mean of the round's last half (tail), or a moving average. Costs no epsilon.",
+    )
     cache_frozen_prefix: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Compute what lies below the first adapted layer once per record. auto: when a whole layer does.",
     )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 halves the cache and is approximate.")
+
+    @model_validator(mode="after")
+    def _there_is_something_to_average(self) -> Training:
+        if self.iterate_average != "none" and self.local_steps == 1:
+            raise PydanticCustomError("CFG-251", "training.iterate_average averages the steps of a round, but training.local_steps is 1.")
+        return self
 
 
 class Metrics(Section):
@@ -151,6 +165,12 @@ class Fairness(Section):
     cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
         None,
         description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
+    )
+    augment: Literal["none", "counterfactual"] = Field(
+        "none", description="counterfactual: train on a copy of each record with the sensitive attribute swapped too, in the same unit."
+    )
+    identity_terms: TermLists = Field(
+        None, description="Words that show a sensitive attribute: builtin:sex, a YAML file, or {attribute: [[term, counterpart], …]}."
     )
 
     @property
@@ -287,6 +307,8 @@ class Job(Section):
             )
         if self.simulation.site.caps is not None and self.privacy.mode == "none":
             raise PydanticCustomError("CFG-261", "simulation.site.caps is given, but under privacy.mode none no ledger counts anything.")
+        if self.training.head_warmup_rounds > self.federation.rounds:
+            raise PydanticCustomError("CFG-250", "training.head_warmup_rounds is larger than federation.rounds.")
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
@@ -325,11 +347,18 @@ class Job(Section):
             "lora": self.lora != Lora(),
             "model.sha256": self.model.sha256 is not None,
             "model.max_length": self.model.max_length != Model.model_fields["max_length"].default,
+            "training.head_warmup_rounds": training.head_warmup_rounds > 0,
             "training.head_learning_rate": training.head_learning_rate is not None,
             "training.cache_frozen_prefix": training.cache_frozen_prefix != "auto",
             "training.cache_dtype": training.cache_dtype != "float32",
         }
         return [key for key, is_set in changed.items() if is_set]
+
+    @model_validator(mode="after")
+    def _augmentation_has_something_to_swap(self) -> Job:
+        if self.fairness.augment == "counterfactual":
+            check_augment(self.data, self.fairness.identity_terms)
+        return self
 
     @model_validator(mode="after")
     def _fairness_acts_on_a_declared_attribute(self) -> Job:
