@@ -1,6 +1,6 @@
 """The data contract: a table of text becomes records with a text or features, a label, groups and a person. Next: ``fedethos.data.split``.
 
-``data.map`` turns raw values into declared categories. The text shows mapped values too; only a sensitive column that
+``data.map`` turns raw values into declared categories, or into missing ones. The text shows mapped values too; only a sensitive column that
 comparisons sort into groups (``{age: {"<40": younger, ">=40": older}}``) keeps its number in the text, and as a numeric feature.
 """
 
@@ -44,7 +44,7 @@ def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None
     _check_map_targets(data)
     raw: dict[str, Values] = {str(name): frame[name].tolist() for name in frame.columns}
     mapped = {**raw, **{column: map_values(raw[column], mapping, column=column) for column, mapping in data.map.items()}}
-    shown = {column: raw[column] if _sorted_into_groups(column, data) else mapped[column] for column in raw}
+    shown = {column: _numbers(raw[column], mapped[column]) if _sorted_into_groups(column, data) else mapped[column] for column in raw}
     inputs = {column: mapped[column] if isinstance(declared, list) else shown[column] for column, declared in features.items()}
     unit, identity = _rows(raw) if data.person_id is None else _people(raw[data.person_id], data.person_id)
     text = template.render(shown) if data.text is not None else ()
@@ -107,7 +107,7 @@ def _column_advice(column: str, known: Sequence[str]) -> str:
 def _check_map_targets(data: job_data.Data) -> None:
     declared = {**data.sensitive, data.label.column: data.label.values}
     for column, mapping in data.map.items():
-        stray = sorted(set(mapping.values()) - set(declared.get(column, mapping.values())))
+        stray = sorted({category for category in mapping.values() if category is not None} - set(declared.get(column, mapping.values())))
         if stray:
             raise FedethosError(
                 "DATA-115",
@@ -119,6 +119,11 @@ def _check_map_targets(data: job_data.Data) -> None:
 
 def _sorted_into_groups(column: str, data: job_data.Data) -> bool:
     return column in data.sensitive and bool(thresholds(data.map.get(column, {})))
+
+
+def _numbers(raw: Values, mapped: Values) -> Values:
+    """Raw values, without those that the map calls missing."""
+    return [None if group is None else value for value, group in zip(raw, mapped, strict=True)]
 
 
 def _labels(values: Values, label: job_data.Label) -> NDArray[np.int64]:
