@@ -275,9 +275,9 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
 
 
 def _steering(documents: Documents) -> list[tuple[str, str]]:
-    last = documents.rounds[-1].weights if documents.rounds else None
+    last = weight_words(documents.rounds[-1]) if documents.rounds else ""
     job = documents.job
-    facts = [("Loss", loss_words(job)), ("Fairness strategy", strategy_words(job)), ("Weights in the last round", weight_words(last or {}))]
+    facts = [("Loss", loss_words(job)), ("Fairness strategy", strategy_words(job)), ("Weights in the last round", last)]
     return [(name, words) for name, words in facts if words]
 
 
