@@ -38,7 +38,7 @@ from fedethos.server.measure import (
 from fedethos.server.outcome import Ending, write_outcome
 from fedethos.server.site import Site
 from fedethos.server.state import RunState, load_state, save_state, spending_after
-from fedethos.server.steering import site_shares, steered
+from fedethos.server.steering import site_shares, steered, steered_step
 from fedethos.server.validation import check_update
 from fedethos.storage import JsonValue
 from fedethos.strategies.averaging import aggregation_error
@@ -163,6 +163,7 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
             + aggregation_error(list(defended.updates.values()), [shares[name] for name in defended.updates], arrays, plan.frozen),
         }
     )
+    arrays = steered_step(job, state, defended.updates, shares, arrays)
     trained = RunState(number, arrays, memory, strategy_arrays(strategy))
     return _close_round(plan, trained, measure, release, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
 

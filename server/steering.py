@@ -3,12 +3,12 @@
 One table group × label × score bin of ``fairness.attribute``, paid together with training (``privacy/counts.py``) or exact under
 ``privacy.mode: none``. Bins are few, for a sum of noisy cells carries the noise of all of them: with ``fairness.thresholds: fixed`` two,
 else the threshold's neighbourhood, which follows the base rate from release to release.
-Next on the path: ``strategies/controller.py`` (weights of groups), ``strategies/fairfed.py`` (weights of sites).
+Next on the path: ``server/steering_rules.py``, then the strategy's own file in ``strategies/``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +20,14 @@ from fedethos.fairness.histograms import BINS, IntArray
 from fedethos.fairness.layout import GROUP_SCORES, Layout
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
+from fedethos.job_strategy import SITE_STRATEGIES
+from fedethos.messages import Arrays
 from fedethos.server.loss_weights import loss_cuts, loss_weights
 from fedethos.server.site import Site
+from fedethos.server.steering_rules import moved_cells, moved_sites, site_risks
 from fedethos.storage import JsonValue
-from fedethos.strategies.controller import Controller
-from fedethos.strategies.fairfed import FairFed, aggregation_shares
+from fedethos.strategies import qfedavg
+from fedethos.strategies.fairfed import aggregation_shares
 
 if TYPE_CHECKING:
     from fedethos.server.decision import AskLayout
@@ -33,13 +36,17 @@ if TYPE_CHECKING:
 
 
 class Steering(BaseModel):
-    """``log_multipliers`` and ``weights`` by cell (``fedethos/cells.py``), ``sites``: FairFed's weights; ``edge``: the last threshold."""
+    """``log_multipliers`` and ``weights`` by cell (``fedethos/cells.py``), ``edge``: the last threshold.
+
+    ``sites``: weights of sites, which FairFed and AFL move; ``risks``: F_k by site, q-FedAvg's alone.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     log_multipliers: tuple[float, ...]
     weights: tuple[float, ...]
     sites: dict[str, float]
+    risks: dict[str, float] = {}
     edge: int = FIXED_EDGE
 
     @classmethod
@@ -50,20 +57,36 @@ class Steering(BaseModel):
 
     def as_json(self, job: Job) -> dict[str, JsonValue]:
         """What a line of rounds.jsonl says about it."""
-        if job.fairness.strategy == "fairfed":
-            return {"site_weights": dict(aggregation_shares(self.sites, job.robustness.weight_cap))}
+        if job.fairness.strategy in SITE_STRATEGIES:
+            return {"site_weights": dict(self.site_shares(self.sites, job))}
         table: dict[str, dict[str, JsonValue]] = {}
         for (group, label), weight in zip(cell_names(job), self.weights, strict=True):
             table.setdefault(group, {})[label] = weight
         return {"weights": dict(table)}
 
+    def site_shares(self, names: Iterable[str], job: Job) -> dict[str, float]:
+        """Shares in the aggregation of the sites that take part, none above the cap."""
+        weights = {name: self.sites[name] for name in names}
+        if job.fairness.strategy == "qfedavg" and self.risks:
+            weights = qfedavg.weighted(weights, self.risks, q=job.fairness.q)
+        return aggregation_shares(weights, job.robustness.weight_cap)
+
 
 def site_shares(job: Job, state: RunState, cohort: Iterable[Site]) -> dict[str, float]:
     """Each site's weight in the aggregation: the approved one, but for a strategy that moves it."""
     shares = {site.name: site.share for site in cohort}
-    if job.fairness.strategy != "fairfed" or state.memory.steering is None:
+    if job.fairness.strategy not in SITE_STRATEGIES or state.memory.steering is None:
         return shares
-    return aggregation_shares({name: state.memory.steering.sites[name] for name in shares}, job.robustness.weight_cap)
+    return state.memory.steering.site_shares(shares, job)
+
+
+def steered_step(job: Job, state: RunState, updates: Mapping[str, Arrays], shares: Mapping[str, float], mean: Arrays) -> Arrays:
+    """The adapter after the round: the mean of the updates, or, for q-FedAvg, a shorter step towards it."""
+    steering = state.memory.steering
+    if job.fairness.strategy != "qfedavg" or steering is None or not steering.risks:
+        return mean
+    lipschitz = 1.0 / job.training.learning_rate
+    return qfedavg.shortened(state.arrays, updates, shares, mean, steering.risks, q=job.fairness.q, lipschitz=lipschitz)
 
 
 def steered(ask: AskLayout, state: RunState, job: Job, sites: Iterable[Site]) -> tuple[RunState, Sequence[Measurement]]:
@@ -75,7 +98,7 @@ def steered(ask: AskLayout, state: RunState, job: Job, sites: Iterable[Site]) ->
     by_loss = loss_cuts(job)
     cuts = _cuts(before.edge, job) if by_loss is None else by_loss
     asked = ask(state.arrays, "train", state.round, Layout(attribute=attribute, group_cuts=cuts))
-    move = _by_loss if by_loss is not None else _site_weights if job.fairness.strategy == "fairfed" else _cell_weights
+    move = _by_loss if by_loss is not None else _site_weights if job.fairness.strategy in SITE_STRATEGIES else _cell_weights
     return state.remembering(steering=move(before, asked, cuts, job)), (asked,)
 
 
@@ -87,31 +110,21 @@ def _by_loss(before: Steering, asked: Measurement, cuts: tuple[int, ...], job: J
 
 def _cell_weights(before: Steering, asked: Measurement, cuts: tuple[int, ...], job: Job) -> Steering:
     cut, groups = _groups(asked, cuts, job)
-    rule = Controller(
-        constraint=job.fairness.constraint,
-        favorable=job.data.label.favorable_index,
-        learning_rate=job.fairness.learning_rate or 3.0,
-        max_weight=job.fairness.max_weight,
-        min_group_size=job.privacy.metrics.min_group_size,
-    )
-    multipliers = rule.updated(np.reshape(before.log_multipliers, (-1, 2)), groups)
-    weights = rule.weights(multipliers, groups)
+    multipliers, weights = moved_cells(np.reshape(before.log_multipliers, (-1, 2)), np.reshape(before.weights, (-1, 2)), groups, job)
     moved = {"log_multipliers": tuple(multipliers.ravel().tolist()), "weights": tuple(weights.ravel().tolist())}
     return before.model_copy(update={**moved, "edge": cuts[cut]})
 
 
 def _site_weights(before: Steering, asked: Measurement, cuts: tuple[int, ...], job: Job) -> Steering:
     cut, everybody = _groups(asked, cuts, job)
-    rule = FairFed(
-        constraint=job.fairness.constraint,
-        learning_rate=job.fairness.learning_rate or 1.0,
-        min_group_size=job.privacy.metrics.min_group_size,
-    )
     sites = {
         name: GroupCounts.of(_decided(tables[GROUP_SCORES], cut), favorable=job.data.label.favorable_index)
         for name, tables in sorted(asked.by_site.items())
     }
-    return before.model_copy(update={"sites": rule.updated(before.sites, sites, everybody), "edge": cuts[cut]})
+    if job.fairness.strategy == "qfedavg":
+        risks = site_risks(before.risks or dict.fromkeys(before.sites, float("nan")), sites, everybody)
+        return before.model_copy(update={"risks": risks, "edge": cuts[cut]})
+    return before.model_copy(update={"sites": moved_sites(before.sites, sites, everybody, job), "edge": cuts[cut]})
 
 
 def _groups(asked: Measurement, cuts: tuple[int, ...], job: Job) -> tuple[int, GroupCounts]:

@@ -19,7 +19,7 @@ from fedethos.job_augment import TermLists, check_augment
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.job_losses import WEIGHING_LOSSES, check_loss
-from fedethos.job_strategy import check_strategy
+from fedethos.job_strategy import SITE_STRATEGIES, check_strategy
 from fedethos.section import PositiveFloat, Section
 
 LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
@@ -163,10 +163,10 @@ class Fairness(Section):
         description="Group to label to its public share of the training people, for reweighing and group_balanced. "
         "null: reweighing asks for counts of the training people once, before training.",
     )
-    strategy: Literal["none", "controller", "fairfed"] = Field(
+    strategy: Literal["none", "controller", "fedfb", "fedminmax", "term", "fairfed", "afl", "qfedavg"] = Field(
         "none",
-        description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap. "
-        "fairfed: sites whose own gap is far from everybody's count less in the aggregation.",
+        description="Weights from counts of the training people. In training, controller and fedfb weigh groups to close a gap, "
+        "fedminmax and term those that the model is often wrong about. In the aggregation, fairfed weighs sites by their gap, afl and qfedavg by errors.",
     )
     constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
         "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
@@ -177,8 +177,10 @@ class Fairness(Section):
     learning_rate: PositiveFloat | None = Field(
         None,
         description="Step of the weights for a gap of 1. null: 3 for controller (on a log scale) and group_dro (for 1 nat of loss), "
-        "1 for fairfed (its beta).",
+        "1 for fairfed (its beta), fedminmax and afl, 0.01 for fedfb (its alpha, whatever the gap).",
     )
+    q: float = Field(1.0, ge=0.0, le=10.0, description="qfedavg: a site counts by its risk to this power; 0 is FedAvg.")
+    tilt: float = Field(5.0, gt=0.0, le=50.0, description="term: t; a group weighs exp(t times its risk).")
     attribute: str | None = Field(
         None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
     )
@@ -421,7 +423,7 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _strategy_has_what_it_steers_by(self) -> Job:
-        check_strategy(self.fairness, rounds=self.federation.rounds)
+        check_strategy(self)
         return self
 
     @model_validator(mode="after")
@@ -456,7 +458,7 @@ class Job(Section):
     @property
     def steers_cells(self) -> bool:
         """Whether counts of the training people move the weights of cells."""
-        return bool(self.steering_rounds) and self.fairness.strategy != "fairfed"
+        return bool(self.steering_rounds) and self.fairness.strategy not in SITE_STRATEGIES
 
     @property
     def steering_rounds(self) -> range:

@@ -7,26 +7,48 @@ from typing import TYPE_CHECKING
 from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
-    from fedethos.job import Fairness
+    from fedethos.job import Fairness, Job
 
-_KEYS_OF_STEERING = ("every", "learning_rate")
+SITE_STRATEGIES = ("fairfed", "afl", "qfedavg")
+"""Strategies that move the weights of sites in the aggregation; the others move the weights of cells in training."""
+
+_CONSTRAINTS = {  # of the strategies that have one
+    "controller": ("demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"),
+    "fedfb": ("demographic_parity", "equal_opportunity", "equalized_odds"),
+    "fairfed": ("equal_opportunity", "demographic_parity"),
+}
 
 
-def check_strategy(fairness: Fairness, *, rounds: int) -> None:
+def check_strategy(job: Job) -> None:
     """Refuse a strategy that could not steer, or keys of a strategy that is not there.
 
     Raises
     ------
     PydanticCustomError
         CFG-341 beside constant weights, CFG-342 for keys that do nothing, CFG-343 when no round is left to steer,
-        CFG-344 for a constraint that the strategy does not know.
+        CFG-344 for a constraint that the strategy does not know, CFG-345 for q-FedAvg beside another server's step.
     """
-    without = [*(("constraint",) if fairness.strategy == "none" else ()), *(() if fairness.steers else _KEYS_OF_STEERING)]
-    if idle := [f"fairness.{key}" for key in without if getattr(fairness, key) != type(fairness).model_fields[key].default]:
-        raise PydanticCustomError("CFG-342", f"Without fairness.strategy these keys do nothing; leave them out: {', '.join(idle)}.")
+    fairness = job.fairness
+    if idle := _set_for_nothing(fairness):
+        strategy = "Without fairness.strategy" if fairness.strategy == "none" else f"With fairness.strategy {fairness.strategy}"
+        raise PydanticCustomError("CFG-342", f"{strategy} these keys do nothing; leave them out: {', '.join(idle)}.")
     if fairness.strategy != "none" and fairness.cell_weights is not None:
         raise PydanticCustomError("CFG-341", "fairness.strategy finds the weights of cells; fairness.cell_weights fixes them. Keep one.")
-    if fairness.strategy == "fairfed" and fairness.constraint not in ("equal_opportunity", "demographic_parity"):
-        raise PydanticCustomError("CFG-344", "fairfed compares gaps of equal_opportunity or demographic_parity (fairness.constraint).")
-    if fairness.steers and fairness.every >= rounds:
+    if fairness.constraint not in (known := _CONSTRAINTS.get(fairness.strategy, (fairness.constraint,))):
+        raise PydanticCustomError("CFG-344", f"{fairness.strategy} knows {', '.join(known)} (fairness.constraint).")
+    if fairness.steers and fairness.every >= job.federation.rounds:
         raise PydanticCustomError("CFG-343", "fairness.every leaves no round to steer: it has to be less than federation.rounds.")
+    if fairness.strategy == "qfedavg" and job.federation.server_optimizer != "none":
+        raise PydanticCustomError("CFG-345", "qfedavg makes the step of the server itself: set federation.server_optimizer: none.")
+
+
+def _set_for_nothing(fairness: Fairness) -> list[str]:
+    strategy, fields = fairness.strategy, type(fairness).model_fields
+    acts = {
+        "constraint": strategy in _CONSTRAINTS,
+        "every": fairness.steers,
+        "learning_rate": fairness.steers and strategy not in ("term", "qfedavg"),
+        "q": strategy == "qfedavg",
+        "tilt": strategy == "term",
+    }
+    return [f"fairness.{key}" for key, does in acts.items() if not does and getattr(fairness, key) != fields[key].default]

@@ -114,8 +114,10 @@ def strategy_words(job: Job) -> str:
     fairness = job.fairness
     if fairness.strategy == "none":
         return ""
-    aim = fairness.constraint.replace("_", " ")
-    return f"{fairness.strategy}: {aim} by {job.fairness_attribute}, counts of the training people after every {fairness.every} rounds"
+    aims = {"afl": "risk of sites", "qfedavg": "risk of sites", "fedminmax": "risk by", "term": "risk by"}
+    aim = aims.get(fairness.strategy, f"{fairness.constraint.replace('_', ' ')} by")
+    who = f" {job.fairness_attribute}" if aim.endswith(" by") else ""
+    return f"{fairness.strategy}: {aim}{who}, counts of the training people after every {fairness.every} rounds"
 
 
 def loss_words(job: Job) -> str:
