@@ -166,7 +166,8 @@ class Fairness(Section):
     strategy: Literal["none", "controller", "fedfb", "fedminmax", "term", "fairfed", "afl", "qfedavg"] = Field(
         "none",
         description="Weights from counts of the training people. In training, controller and fedfb weigh groups to close a gap, "
-        "fedminmax and term those that the model is often wrong about. In the aggregation, fairfed weighs sites by their gap, afl and qfedavg by errors.",
+        "fedminmax and term those that the model is often wrong about. In the aggregation, fairfed weighs sites by their gap, afl and "
+        "qfedavg by errors.",
     )
     constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
         "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
