@@ -295,10 +295,5 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": job.privacy.secure_rng is True,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": _statement(job) if private else NO_PRIVACY,
+        "statement": COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") if private else NO_PRIVACY,
     }
-
-
-def _statement(job: Job) -> str:
-    """What the sites' epsilons cover, and whose they are where people are weighed or sampled differently."""
-    return COVERED + (WEIGHED if job.weighs_cells else "") + (BALANCED if job.training.sampling == "group_balanced" else "")
