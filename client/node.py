@@ -110,10 +110,18 @@ class Node:
         if (stored := ledger.stored_reply(purpose, request.round)) is not None:
             return stored_counts(stored)
         if ledger.lost(purpose, request.round):
-            ledger.replan(purpose, max(1, self.job.federation.rounds - request.round + 1) if split == "validation" else 1)
+            ledger.replan(purpose, self._releases_from(request.round, split))
         receipt = ledger.reserve(purpose, request.round)
         exact = self._exact_counts(request, split, layout)
         return paid_counts(release_counts(exact, receipt, self.source_of(purpose, request.round)), ledger)
+
+    def _releases_from(self, round: int, split: SplitName) -> int:
+        """How many releases of this split's counts the plan needs from this round on, at least one."""
+        if split == "validation":
+            return max(1, self.job.federation.rounds - round + 1)
+        if split == "train":
+            return max(1, sum(due >= round for due in self.job.steering_rounds) + (self.job.fairness.group_constraint is not None))
+        return 1
 
     def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)

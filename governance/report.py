@@ -275,9 +275,8 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
 
 
 def _steering(documents: Documents) -> list[tuple[str, str]]:
-    last = documents.rounds[-1].weights if documents.rounds else None
-    job = documents.job
-    facts = [("Loss", loss_words(job)), ("Fairness strategy", strategy_words(job)), ("Weights in the last round", weight_words(last or {}))]
+    job, last = documents.job, weight_words(documents.rounds[-1]) if documents.rounds else ""
+    facts = [("Loss", loss_words(job)), ("Fairness strategy", strategy_words(job)), ("Weights in the last round", last)]
     return [(name, words) for name, words in facts if words]
 
 

@@ -38,7 +38,7 @@ from fedethos.server.measure import (
 from fedethos.server.outcome import Ending, write_outcome
 from fedethos.server.site import Site
 from fedethos.server.state import RunState, load_state, save_state, spending_after
-from fedethos.server.steering import steered
+from fedethos.server.steering import site_shares, steered
 from fedethos.server.validation import check_update
 from fedethos.storage import JsonValue
 from fedethos.strategies.averaging import aggregation_error
@@ -150,7 +150,7 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
     require_quorum(outcome, job.federation.min_sites, doing=f"round {number}")
 
     updates = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
-    shares = {site.name: site.share for site in cohort.values()}
+    shares = site_shares(job, state, cohort.values())
     defended = defend(job, {name: reply.arrays for name, reply in updates.items()}, shares, state.arrays, plan.frozen)
     arrays = _aggregate(strategy, number, messages, cohort, defended.updates, shares)
     memory = state.memory.model_copy(
@@ -234,7 +234,7 @@ def _close_round(
         bytes_up, bytes_down = bytes_up + validation.bytes_up, bytes_down + validation.bytes_down
     weights = state.memory.steering  # of the round that ends here, not yet those that its counts give
     if ask := measure if plan.job.privacy.mode == "none" else release:  # never the oracle: weights act on the model
-        state, asked_for_weights = steered(ask, state, plan.job)
+        state, asked_for_weights = steered(ask, state, plan.job, plan.sites.values())
         bytes_up += sum(one.bytes_up for one in asked_for_weights)
         bytes_down += sum(one.bytes_down for one in asked_for_weights)
     rule, watched = plan.job.federation.early_stop, None
@@ -263,7 +263,7 @@ def _close_round(
         "bytes_up": bytes_up,
         "bytes_down": bytes_down,
         "aggregation_error": state.memory.aggregation_error,
-        "weights": weights.as_json(plan.job) if weights else None,
+        **(weights.as_json(plan.job) if weights else {}),
         "refusals": [{"site": refusal.site, "code": refusal.code, "incident": refusal.incident} for refusal in outcome.refusals],
     }
     plan.folder.append_round(record)

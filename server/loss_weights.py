@@ -27,7 +27,7 @@ def loss_weights(log_multipliers: FloatArray, table: IntArray, job: Job) -> tupl
         weights = reweighing_weights(table.sum(axis=-1).astype(np.float64), max_weight=most, least=least)
         return np.log(weights), weights
     losses, people = group_dro.group_losses(table, job.data.label.favorable_index)
-    rate = job.fairness.learning_rate
+    rate = job.fairness.learning_rate or 3.0
     moved = group_dro.updated(log_multipliers[:, 0], losses, people, learning_rate=rate, max_weight=most, least=least)
     labels = (1, log_multipliers.shape[1])
     return np.tile(moved[:, None], labels), np.tile(group_dro.group_weights(moved, people, max_weight=most)[:, None], labels)

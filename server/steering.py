@@ -3,12 +3,12 @@
 One table group × label × score bin of ``fairness.attribute``, paid together with training (``privacy/counts.py``) or exact under
 ``privacy.mode: none``. Bins are few, for a sum of noisy cells carries the noise of all of them: with ``fairness.thresholds: fixed`` two,
 else the threshold's neighbourhood, which follows the base rate from release to release.
-Next on the path: ``strategies/controller.py``.
+Next on the path: ``strategies/controller.py`` (weights of groups), ``strategies/fairfed.py`` (weights of sites).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +16,15 @@ from pydantic import BaseModel, ConfigDict
 
 from fedethos.cells import cell_count, cell_names
 from fedethos.fairness.counts import GroupCounts
-from fedethos.fairness.histograms import BINS, FloatArray
+from fedethos.fairness.histograms import BINS, IntArray
 from fedethos.fairness.layout import GROUP_SCORES, Layout
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.server.loss_weights import loss_cuts, loss_weights
+from fedethos.server.site import Site
 from fedethos.storage import JsonValue
 from fedethos.strategies.controller import Controller
+from fedethos.strategies.fairfed import FairFed, aggregation_shares
 
 if TYPE_CHECKING:
     from fedethos.server.decision import AskLayout
@@ -31,69 +33,98 @@ if TYPE_CHECKING:
 
 
 class Steering(BaseModel):
-    """``log_multipliers`` and ``weights`` by cell (``fedethos/cells.py``); ``edge``: the threshold at the last release."""
+    """``log_multipliers`` and ``weights`` by cell (``fedethos/cells.py``), ``sites``: FairFed's weights; ``edge``: the last threshold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     log_multipliers: tuple[float, ...]
     weights: tuple[float, ...]
+    sites: dict[str, float]
     edge: int = FIXED_EDGE
 
     @classmethod
-    def start(cls, job: Job) -> Steering:
-        """Everybody weighs 1."""
+    def start(cls, job: Job, sites: Iterable[Site] = ()) -> Steering:
+        """Everybody weighs 1, sites what was approved."""
         cells = cell_count(job)
-        return cls(log_multipliers=(0.0,) * cells, weights=(1.0,) * cells)
+        return cls(log_multipliers=(0.0,) * cells, weights=(1.0,) * cells, sites={site.name: site.share for site in sites})
 
     def as_json(self, job: Job) -> dict[str, JsonValue]:
-        """Group to label to weight."""
+        """What a line of rounds.jsonl says about it."""
+        if job.fairness.strategy == "fairfed":
+            return {"site_weights": dict(aggregation_shares(self.sites, job.robustness.weight_cap))}
         table: dict[str, dict[str, JsonValue]] = {}
         for (group, label), weight in zip(cell_names(job), self.weights, strict=True):
             table.setdefault(group, {})[label] = weight
-        return dict(table)
+        return {"weights": dict(table)}
 
 
-def steered(ask: AskLayout, state: RunState, job: Job) -> tuple[RunState, Sequence[Measurement]]:
+def site_shares(job: Job, state: RunState, cohort: Iterable[Site]) -> dict[str, float]:
+    """Each site's weight in the aggregation: the approved one, but for a strategy that moves it."""
+    shares = {site.name: site.share for site in cohort}
+    if job.fairness.strategy != "fairfed" or state.memory.steering is None:
+        return shares
+    return aggregation_shares({name: state.memory.steering.sites[name] for name in shares}, job.robustness.weight_cap)
+
+
+def steered(ask: AskLayout, state: RunState, job: Job, sites: Iterable[Site]) -> tuple[RunState, Sequence[Measurement]]:
     """The state with the weights of the next rounds, and what was asked for them; the same state and nothing where no release is due."""
     attribute = job.fairness_attribute
     if attribute is None or state.round not in job.steering_rounds:
         return state, ()
-    before = state.memory.steering or Steering.start(job)
-    by_loss = loss_cuts(job)
+    before, by_loss = state.memory.steering or Steering.start(job, sites), loss_cuts(job)
     cuts = _cuts(before.edge, job) if by_loss is None else by_loss
     asked = ask(state.arrays, "train", state.round, Layout(attribute=attribute, group_cuts=cuts))
-    after = _next(before, asked, cuts, job) if by_loss is None else _next_by_loss(before, asked, job)
-    return state.remembering(steering=after), (asked,)
+    if by_loss is not None:
+        return state.remembering(steering=_loss_weights(before, asked, job)), (asked,)
+    move = _site_weights if job.fairness.strategy == "fairfed" else _cell_weights
+    return state.remembering(steering=move(before, asked, cuts, job)), (asked,)
 
 
-def _next(before: Steering, asked: Measurement, cuts: tuple[int, ...], job: Job) -> Steering:
-    table, favorable = asked.tables[GROUP_SCORES], job.data.label.favorable_index
-    cut = 0 if len(cuts) == 1 else _base_rate_cut(table.sum(axis=0), favorable)
-    counts = np.stack([table[..., : cut + 1].sum(axis=-1), table[..., cut + 1 :].sum(axis=-1)], axis=-1)
-    cells = np.array([cut + 1, table.shape[-1] - cut - 1])
-    groups = GroupCounts.of(counts, favorable=favorable, noise_variance=asked.noise_variance * cells)
-    rule = controller(job)
-    multipliers = rule.updated(np.reshape(before.log_multipliers, (-1, 2)), groups)
-    weights = rule.weights(multipliers, groups)
-    return Steering(log_multipliers=tuple(multipliers.ravel().tolist()), weights=tuple(weights.ravel().tolist()), edge=cuts[cut])
-
-
-def _next_by_loss(before: Steering, asked: Measurement, job: Job) -> Steering:
+def _loss_weights(before: Steering, asked: Measurement, job: Job) -> Steering:
     multipliers = np.reshape(before.log_multipliers, (-1, len(job.data.label.values)))
     multipliers, weights = loss_weights(multipliers, asked.tables[GROUP_SCORES], job)
     return before.model_copy(update={"log_multipliers": tuple(multipliers.ravel().tolist()), "weights": tuple(weights.ravel().tolist())})
 
 
-def controller(job: Job) -> Controller:
-    """The job's words as the pure rule."""
-    fairness = job.fairness
-    return Controller(
-        constraint=fairness.constraint,
+def _cell_weights(before: Steering, asked: Measurement, cuts: tuple[int, ...], job: Job) -> Steering:
+    cut, groups = _groups(asked, cuts, job)
+    rule = Controller(
+        constraint=job.fairness.constraint,
         favorable=job.data.label.favorable_index,
-        learning_rate=fairness.learning_rate,
-        max_weight=fairness.max_weight,
+        learning_rate=job.fairness.learning_rate or 3.0,
+        max_weight=job.fairness.max_weight,
         min_group_size=job.privacy.metrics.min_group_size,
     )
+    multipliers = rule.updated(np.reshape(before.log_multipliers, (-1, 2)), groups)
+    weights = rule.weights(multipliers, groups)
+    moved = {"log_multipliers": tuple(multipliers.ravel().tolist()), "weights": tuple(weights.ravel().tolist())}
+    return before.model_copy(update={**moved, "edge": cuts[cut]})
+
+
+def _site_weights(before: Steering, asked: Measurement, cuts: tuple[int, ...], job: Job) -> Steering:
+    cut, everybody = _groups(asked, cuts, job)
+    rule = FairFed(
+        constraint=job.fairness.constraint,
+        learning_rate=job.fairness.learning_rate or 1.0,
+        min_group_size=job.privacy.metrics.min_group_size,
+    )
+    sites = {
+        name: GroupCounts.of(_decided(tables[GROUP_SCORES], cut), favorable=job.data.label.favorable_index)
+        for name, tables in sorted(asked.by_site.items())
+    }
+    return before.model_copy(update={"sites": rule.updated(before.sites, sites, everybody), "edge": cuts[cut]})
+
+
+def _groups(asked: Measurement, cuts: tuple[int, ...], job: Job) -> tuple[int, GroupCounts]:
+    """The cut that is the threshold, and everybody's counts there."""
+    table, favorable = asked.tables[GROUP_SCORES], job.data.label.favorable_index
+    cut = 0 if len(cuts) == 1 else _base_rate_cut(table.sum(axis=0), favorable)
+    cells = np.array([cut + 1, table.shape[-1] - cut - 1])
+    return cut, GroupCounts.of(_decided(table, cut), favorable=favorable, noise_variance=asked.noise_variance * cells)
+
+
+def _decided(table: IntArray, cut: int) -> IntArray:
+    return np.stack([table[..., : cut + 1].sum(axis=-1), table[..., cut + 1 :].sum(axis=-1)], axis=-1)
 
 
 def _cuts(edge: int, job: Job) -> tuple[int, ...]:
@@ -102,7 +133,7 @@ def _cuts(edge: int, job: Job) -> tuple[int, ...]:
     return tuple(sorted({max(1, edge - 1), edge, min(BINS - 1, edge + 1)}))
 
 
-def _base_rate_cut(scores: FloatArray, favorable: int) -> int:
+def _base_rate_cut(scores: IntArray, favorable: int) -> int:
     """The cut whose share of favorable predictions is nearest the base rate, as in ``fairness/threshold.py``."""
     selected = scores.sum() - np.cumsum(scores.sum(axis=0))[:-1]
     return int(np.argmin(np.abs(selected - scores[favorable].sum())))

@@ -53,9 +53,9 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
     if loss := loss_words(job):
         console.print(Text(f"Loss {loss}."))
     if steering := strategy_words(job):
-        last = run_folder.read_rounds()[-1].weights
+        last = weight_words(run_folder.read_rounds()[-1])
         console.print(Text(f"Fairness strategy {steering}."))
-        console.print(Text(f"Weights in the last round: {weight_words(last)}." if last else "No weights were moved: the run ended before."))
+        console.print(Text(f"Weights in the last round: {last}." if last else "No weights were moved: the run ended before."))
     console.print()
     console.print(_metrics_table(result, fairness, job.data.sensitive))
     console.print()

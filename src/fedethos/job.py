@@ -163,8 +163,10 @@ class Fairness(Section):
         description="Group to label to its public share of the training people, for reweighing and group_balanced. "
         "null: reweighing asks for counts of the training people once, before training.",
     )
-    strategy: Literal["none", "controller"] = Field(
-        "none", description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap."
+    strategy: Literal["none", "controller", "fairfed"] = Field(
+        "none",
+        description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap. "
+        "fairfed: sites whose own gap is far from everybody's count less in the aggregation.",
     )
     constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
         "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
@@ -172,8 +174,10 @@ class Fairness(Section):
     every: int = Field(
         2, ge=1, description="The strategy, or group_dro, asks for counts of the training people after every so many rounds."
     )
-    learning_rate: PositiveFloat = Field(
-        3.0, description="Step of the weights, on a log scale, for a gap of 1 (group_dro: of 1 nat of loss)."
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="Step of the weights for a gap of 1. null: 3 for controller and, for 1 nat of loss, group_dro (on a log scale), 1 for "
+        "fairfed (its beta).",
     )
     attribute: str | None = Field(
         None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
@@ -392,7 +396,8 @@ class Job(Section):
         fairness, sensitive = self.fairness, self.data.sensitive
         if fairness.attribute is not None and fairness.attribute not in sensitive:
             raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
-        if not self.weighs_cells and fairness.group_constraint is None and self.training.sampling == "uniform":
+        acts = self.weighs_cells or fairness.strategy != "none" or self.training.sampling != "uniform"
+        if not acts and fairness.group_constraint is None:
             return self
         if self.fairness_attribute is None:
             raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
@@ -443,7 +448,7 @@ class Job(Section):
     def weighs_cells(self) -> bool:
         """Whether sites multiply clipped gradients by the weight of their cell."""
         fairness = self.fairness
-        return fairness.strategy != "none" or fairness.loss in WEIGHING_LOSSES or fairness.cell_weights is not None
+        return fairness.strategy == "controller" or fairness.loss in WEIGHING_LOSSES or fairness.cell_weights is not None
 
     @property
     def steering_rounds(self) -> range:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 
 from fedethos.data.features import feature_names
 from fedethos.flip_record import FlipMeasures
 from fedethos.job import Job
-from fedethos.records import Manifest, PrivacyReport
+from fedethos.records import Manifest, PrivacyReport, Round
 from fedethos.result import Interval, PrivacySummary, Result
 
 FLIPS = {
@@ -134,8 +133,11 @@ def loss_words(job: Job) -> str:
     return f"{loss}; batches balanced by {job.fairness_attribute}" if balanced else loss
 
 
-def weight_words(weights: Mapping[str, Mapping[str, float]]) -> str:
-    """Weights of cells on one line."""
+def weight_words(line: Round) -> str:
+    """A strategy's weights in a round: of cells, or of sites in the aggregation; empty when none were moved."""
+    if line.site_weights is not None:
+        return "; ".join(f"{site}: {weight:.2f}" for site, weight in sorted(line.site_weights.items(), key=lambda item: natural(item[0])))
+    weights = line.weights or {}
     return "; ".join(f"{group} {label}: {weight:.2f}" for group, labels in weights.items() for label, weight in labels.items())
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_mechanism, from_gaussian_mechanism
+from fairlearn.metrics import MetricFrame, true_positive_rate
 from safetensors.numpy import load_file
 
 from fedethos.client.evaluator import score
@@ -48,7 +49,7 @@ def test_without_privacy_the_weights_follow_the_exact_rates_of_the_training_peop
     job_file = write_job(**TABULAR, fairness={**STEERED, "every": 1}, privacy=OPEN, federation={"rounds": 2, "min_sites": 2})
     run(job_file, tmp_path / "run")
     lines = rounds_of(tmp_path / "run")
-    assert [line["weights"] is None for line in lines] == [True, True, False]  # everybody weighs 1 until the first counts
+    assert [line.get("weights") is None for line in lines] == [True, True, False]  # everybody weighs 1 until the first counts
 
     with open_federation(
         load_job(job_file), base=tmp_path, scratch=tmp_path, ledger=tmp_path / "other.sqlite", observer=Silent()
@@ -93,7 +94,7 @@ def test_counts_are_charged_together_with_training_once_in_every_few_rounds(writ
             loss = part if loss is None else loss.compose(part)
         assert 7.9 < loss.get_epsilon_for_delta(1e-5) <= 8.0 + 1e-2
         assert result["privacy"]["sites"][name]["epsilon"] <= 8.0
-    weights = [line["weights"] for line in rounds_of(tmp_path / "run")]
+    weights = [line.get("weights") for line in rounds_of(tmp_path / "run")]
     assert weights[2] is None and weights[3] == weights[4] and weights[5] != weights[4]
     assert {group: set(labels) for group, labels in weights[5].items()} == {
         group: {"<=50K", ">50K"} for group in ("Female", "Male", "unknown")
@@ -107,6 +108,46 @@ def test_the_threshold_of_the_counts_follows_the_base_rate_where_it_is_pooled(wr
     run(write_job(**TABULAR, fairness={**STEERED, "thresholds": "pooled"}, privacy=OPEN, federation=ROUNDS), tmp_path / "run")
     last = json.loads((tmp_path / "run/checkpoints/round-0005/state.json").read_text())
     assert 1 <= last["state"]["steering"]["edge"] < 64
+
+
+def test_fairfed_weighs_sites_by_the_distance_of_their_own_gap(write_job, tmp_path: Path) -> None:
+    fairfed = {"strategy": "fairfed", "thresholds": "fixed", "every": 1, "learning_rate": 0.5}
+    federation = {"rounds": 2, "min_sites": 2}
+    job_file = write_job(
+        **TABULAR,
+        fairness=fairfed,
+        privacy={**OPEN, "metrics": {"min_group_size": 1}},
+        federation=federation,
+        robustness={"weight_cap": 1.0},
+    )
+    run(job_file, tmp_path / "run")
+    with open_federation(
+        load_job(job_file), base=tmp_path, scratch=tmp_path, ledger=tmp_path / "other.sqlite", observer=Silent()
+    ) as federation_of_nodes:
+        arrays = load_file(tmp_path / "run/checkpoints/round-0001/arrays.safetensors")
+        federation_of_nodes.model.load({name: arrays[name] for name in federation_of_nodes.model.trainable_names})
+        parts = {
+            federation_of_nodes.sites[node_id].name: (score(federation_of_nodes.model, part, 1) >= 0.0, part.label, part.groups["sex"])
+            for node_id, node in federation_of_nodes.nodes.items()
+            if (part := node.examples["train"]) is not None
+        }
+        shares = {site.name: site.share for site in federation_of_nodes.sites.values()}
+
+    def gap(favored: np.ndarray, label: np.ndarray, sex: np.ndarray) -> float:
+        rates = MetricFrame(metrics=true_positive_rate, y_true=label, y_pred=favored, sensitive_features=sex).by_group
+        return float(rates[0] - rates[1])
+
+    overall = gap(*(np.concatenate([part[place] for part in parts.values()]) for place in range(3)))
+    distance = {name: abs(overall - gap(*part)) for name, part in parts.items()}
+    mean = sum(distance.values()) / len(distance)
+    moved = {name: max(shares[name] - 0.5 * (distance[name] - mean), 0.0) for name in shares}
+    total = sum(moved.values())
+    expected = {name: weight / total for name, weight in moved.items()}
+    lines = rounds_of(tmp_path / "run")
+    assert "site_weights" not in lines[1]
+    assert lines[2]["site_weights"] == pytest.approx(expected, abs=1e-5)
+    assert lines[2]["site_weights"] != pytest.approx(shares, abs=1e-3)
+    assert "Weights in the last round" in (tmp_path / "run/report.html").read_text()
 
 
 def test_a_resumed_run_steers_as_if_nothing_had_happened(write_job, tmp_path: Path) -> None:
@@ -123,7 +164,7 @@ def test_a_resumed_run_steers_as_if_nothing_had_happened(write_job, tmp_path: Pa
     resume(tmp_path / "cut", observer=Silent())
     resumed = json.loads((tmp_path / "cut/result.json").read_text())
     assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
-    assert [line["weights"] for line in rounds_of(tmp_path / "cut")] == [line["weights"] for line in rounds_of(tmp_path / "whole")]
+    assert [line.get("weights") for line in rounds_of(tmp_path / "cut")] == [line.get("weights") for line in rounds_of(tmp_path / "whole")]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +173,7 @@ def test_a_resumed_run_steers_as_if_nothing_had_happened(write_job, tmp_path: Pa
         ({"every": 1}, "CFG-342"),
         ({"constraint": "worst_group"}, "CFG-342"),
         ({**STEERED, "every": 3}, "CFG-343"),
+        ({"strategy": "fairfed", "every": 1, "constraint": "worst_group"}, "CFG-344"),
         ({**STEERED, "cell_weights": {"Female": {">50K": 2.0}}}, "CFG-341"),
     ],
 )
