@@ -11,7 +11,7 @@ from fedethos.client.model import NodeModel, log_odds_of
 from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.histograms import OVERALL, histogram
 from fedethos.fairness.layout import Layout
-from fedethos.job_data import Data
+from fedethos.job import Job
 from fedethos.messages import Tables
 from fedethos.privacy.randomness import RandomSource
 
@@ -33,27 +33,27 @@ def score(model: NodeModel, examples: Examples, favorable: int) -> npt.NDArray[n
     return scores
 
 
-def tabulate(scores: npt.NDArray[np.float64], examples: Examples, data: Data) -> Tables:
-    """Score histograms int64[groups, labels, bins], one per sensitive attribute (``overall`` when there is none)."""
-    labels = len(data.label.values)
-    if not data.sensitive:
+def tabulate(scores: npt.NDArray[np.float64], examples: Examples, job: Job) -> Tables:
+    """Score histograms int64[groups, labels, bins], one per attribute of the job (``overall`` when there is none)."""
+    labels = len(job.data.label.values)
+    if not job.attributes:
         everybody = np.zeros(len(examples), dtype=np.int64)
         return {OVERALL: histogram(scores, examples.label, everybody, groups=1, labels=labels)}
     return {
         attribute: histogram(scores, examples.label, examples.groups[attribute], groups=len(categories) + 1, labels=labels)
-        for attribute, categories in data.sensitive.items()
+        for attribute, categories in job.attributes.items()
     }
 
 
-def lay_out(scores: npt.NDArray[np.float64], examples: Examples, data: Data, layout: Layout, coins: RandomSource) -> Tables:
+def lay_out(scores: npt.NDArray[np.float64], examples: Examples, job: Job, layout: Layout, coins: RandomSource) -> Tables:
     """The exact tables that ``layout`` asks for; full histograms if it asks for nothing. ``coins``: for randomised decisions."""
-    full = tabulate(scores, examples, data)
+    full = tabulate(scores, examples, job)
     if not layout.wanted:
         return full
     if layout.rules is None:
         return layout.tables(full)
     favored = decide(scores, examples, layout.rules, coins)
-    return layout.tables(full, tabulate_decisions(favored, examples, data))
+    return layout.tables(full, tabulate_decisions(favored, examples, job))
 
 
 def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRules, coins: RandomSource) -> npt.NDArray[np.bool_]:
@@ -61,14 +61,14 @@ def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRule
     return coins.uniform(len(scores)) < rules.chance(scores, examples.groups[rules.attribute])
 
 
-def tabulate_decisions(favored: npt.NDArray[np.bool_], examples: Examples, data: Data) -> Tables:
-    """Counts int64[groups, labels, 2] by decision, one table per sensitive attribute."""
-    labels = len(data.label.values)
+def tabulate_decisions(favored: npt.NDArray[np.bool_], examples: Examples, job: Job) -> Tables:
+    """Counts int64[groups, labels, 2] by decision, one table per attribute of the job."""
+    labels = len(job.data.label.values)
     return {
         attribute: np.bincount(
             (examples.groups[attribute] * labels + examples.label) * 2 + favored, minlength=(len(categories) + 1) * labels * 2
         )
         .reshape(len(categories) + 1, labels, 2)
         .astype(np.int64)
-        for attribute, categories in data.sensitive.items()
+        for attribute, categories in job.attributes.items()
     }

@@ -117,7 +117,7 @@ class Node:
         self._load(request)
         examples = self.examples[split]
         scores = score(self.model, examples, self.job.data.label.favorable_index)
-        return lay_out(scores, examples, self.job.data, layout, self.source_of(f"decisions/{split}", request.round))
+        return lay_out(scores, examples, self.job, layout, self.source_of(f"decisions/{split}", request.round))
 
     def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> None:
         largest = 1.0 if weights is None else float(weights.max())
@@ -152,7 +152,7 @@ class Node:
 
     def _fit(self, rules: GroupRules, attribute: str) -> bool:
         coin = self.job.policy is not None and self.job.policy.allow_randomized_decisions
-        return len(rules.rules) == len(self.job.data.sensitive[attribute]) + 1 and (coin or not rules.randomized)
+        return len(rules.rules) == len(self.job.attributes[attribute]) + 1 and (coin or not rules.randomized)
 
     def _check(self, request: Request, *, rounds: range) -> None:
         if request.job_sha256 != self.job.sha256:

@@ -24,8 +24,9 @@ from fedethos.fairness.estimates import (
 from fedethos.fairness.histograms import BINS, OVERALL, IntArray, Tables, confusion
 from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.layout import FINE, SCORES, Layout
-from fedethos.fairness.suppression import withheld
+from fedethos.fairness.suppression import withheld, withheld_combinations
 from fedethos.fairness.verdict import Verdict, judge
+from fedethos.intersections import parts_of
 from fedethos.job_data import UNKNOWN
 from fedethos.storage import JsonValue
 
@@ -74,11 +75,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Attribute:
-    """Counts of one attribute's groups; ``shown`` are the indices of those that are not withheld."""
+    """Counts of one attribute's groups; ``hidden`` are the indices of those that are withheld."""
 
     names: tuple[str, ...]
     counts: GroupCounts
-    shown: tuple[int, ...]
+    hidden: tuple[int, ...]
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        return tuple(group for group in range(len(self.names)) if group not in self.hidden)
 
     @property
     def shown_counts(self) -> GroupCounts:
@@ -111,7 +116,7 @@ def summarise(
     edge : int, optional
         Threshold (``threshold.py``) at which full histograms are cut; None for the tables of a ``Layout``.
     categories : mapping
-        Declared groups per sensitive attribute, without ``unknown``, which stands last in the table.
+        Declared groups per attribute (``Job.attributes``: intersections last), without ``unknown``, which stands last in the table.
     label_values, favorable
         The job's labels in class order, and the favorable one.
     min_group_size : int
@@ -135,13 +140,15 @@ def summarise(
             raise FedethosError("AGG-736", "Full histograms were given as noisy ones.", why="Their intervals would be too narrow.")
         tables = Layout(FINE, edge).tables(tables)
 
-    def counted(attribute: str) -> _Attribute:
+    attributes: dict[str, _Attribute] = {}
+    for attribute in categories or (OVERALL,):
         names = (*categories[attribute], UNKNOWN) if categories else (OVERALL,)
         counts = GroupCounts.of(tables[attribute], favorable=positive, noise_variance=noise_variance)
         hidden = withheld(counts.people, min_group_size)
-        return _Attribute(names, counts, tuple(group for group in range(len(names)) if group not in hidden))
-
-    attributes = {attribute: counted(attribute) for attribute in categories or (OVERALL,)}
+        if len(parts := parts_of(attribute)) > 1:
+            own = [(len(categories[part]), attributes[part].hidden) for part in parts]
+            hidden = withheld_combinations(counts.people, hidden, own)
+        attributes[attribute] = _Attribute(names, counts, hidden)
     everyone = min(attributes.values(), key=lambda one: len(one.names)).counts.total()  # the same people, with the least noise
     scores = tables[SCORES].astype(np.float64)
     return Summary(

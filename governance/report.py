@@ -105,7 +105,7 @@ def render_report(run_folder: Path) -> Path:
 def report_html(documents: Documents) -> str:
     """The page as text."""
     result, privacy = documents.result, documents.privacy
-    attributes = in_declared_order(result.fairness, documents.job.data.sensitive)
+    attributes = in_declared_order(result.fairness, documents.job.attributes)
     drawn = _drawn_rounds(documents.rounds)
     return template("report.html.j2").render(
         name=result.name,

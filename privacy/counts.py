@@ -182,7 +182,7 @@ def _first_guess(tables: int, rows: int, epsilon: float, delta: float) -> float:
 
 def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
     """(parts, split, tables a release, releases)."""
-    attributes = max(1, len(job.data.sensitive))
+    attributes = max(1, len(job.attributes))
     rule, rounds = job.federation.early_stop, job.federation.rounds
     schedule: list[tuple[tuple[str, ...], Population, int, int]] = [(("scores", "groups"), "test", 1 + attributes, 1)]
     if rule is not None or job.fairness.thresholds != "fixed":

@@ -90,7 +90,7 @@ def threshold_json(decision: Decision | None, job: Job) -> dict[str, JsonValue]:
     }
     if decision is None or decision.rules is None:
         return described
-    names = (*job.data.sensitive[decision.rules.attribute], UNKNOWN)
+    names = (*job.attributes[decision.rules.attribute], UNKNOWN)
     return described | {
         "attribute": decision.rules.attribute,
         "groups": {

@@ -123,7 +123,7 @@ class ReleaseBySites:
     basis: MeasureBasis = "released"
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
-        shapes = layout.shapes(self.everybody.job.data.sensitive, len(self.everybody.job.data.label.values))
+        shapes = layout.shapes(self.everybody.job.attributes, len(self.everybody.job.data.label.values))
 
         def check(site: Site, reply: EvaluateReply) -> None:
             if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
@@ -151,7 +151,7 @@ def decision_edge(validation: Tables, job: Job) -> int:
 def shapes_of(job: Job, layout: Layout) -> Mapping[str, tuple[int, ...]]:
     """Shapes of the tables that every site is asked for."""
     labels = len(job.data.label.values)
-    return layout.shapes(job.data.sensitive, labels) if layout.wanted else table_shapes(job.data.sensitive, labels)
+    return layout.shapes(job.attributes, labels) if layout.wanted else table_shapes(job.attributes, labels)
 
 
 def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: bool = True) -> Summary:
@@ -162,7 +162,7 @@ def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: 
     return summarise(
         measurement.tables,
         edge=edge,
-        categories=job.data.sensitive,
+        categories=job.attributes,
         label_values=job.data.label.values,
         favorable=job.data.label.favorable,
         min_group_size=job.privacy.metrics.min_group_size if withhold else 1,

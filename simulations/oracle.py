@@ -29,16 +29,16 @@ class Oracle:
         return {split: sum(node.examples[split].units for node in self.nodes) for split in splits}
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
-        model, data = self.nodes[0].model, self.nodes[0].job.data
-        favorable = data.label.favorable_index
+        model, job = self.nodes[0].model, self.nodes[0].job
+        favorable = job.data.label.favorable_index
         model.load(arrays)
         scores = [score(model, node.examples[split], favorable) for node in self.nodes]
         tables = [
-            lay_out(values, node.examples[split], data, layout, node.source_of(f"decisions/{split}", round))
+            lay_out(values, node.examples[split], job, layout, node.source_of(f"decisions/{split}", round))
             for values, node in zip(scores, self.nodes, strict=True)
         ]
         truth = np.concatenate([node.examples[split].label for node in self.nodes]) == favorable
-        return Measurement(pool(tables, shapes_of(self.nodes[0].job, layout)), exact_auc=_auc(truth, np.concatenate(scores)))
+        return Measurement(pool(tables, shapes_of(job, layout)), exact_auc=_auc(truth, np.concatenate(scores)))
 
 
 def _auc(truth: np.ndarray[tuple[int], np.dtype[np.bool_]], scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float | None:

@@ -176,7 +176,7 @@ def open_federation(
             nodes[node_id] = Node(
                 job=job,
                 model=task.model,
-                examples={split: Examples.of(records, job.unit, task.inputs(records)) for split, records in by_site[site.name].items()},
+                examples={split: Examples.of(records, job, task.inputs(records)) for split, records in by_site[site.name].items()},
                 declared_size=site.declared_size,
                 ledger=committed.get(site.name),
                 source_of=_sources(job, site.name),

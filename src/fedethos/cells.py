@@ -31,4 +31,4 @@ def constant_weights(job: Job) -> tuple[float, ...] | None:
 
 
 def _groups(job: Job) -> list[str]:
-    return [*job.data.sensitive[weighed_attribute(job)], UNKNOWN]
+    return [*job.attributes[weighed_attribute(job)], UNKNOWN]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shlex
@@ -178,8 +179,11 @@ def _precision(
 
 
 def _shares(job: Job, given: list[str]) -> dict[str, list[float]]:
-    """Shares of the declared groups by attribute; equal where nothing is given. CFG-232 for anything else."""
-    shares = {attribute: [1.0 / len(groups)] * len(groups) for attribute, groups in job.data.sensitive.items()}
+    """Shares of the declared groups by attribute; CFG-232 for what is no list of shares.
+
+    Equal where nothing is given; those of an intersection as if its parts were independent.
+    """
+    shares = {attribute: [1.0 / len(groups)] * len(groups) for attribute, groups in job.attributes.items()}
     for text in given:
         attribute, _, values = text.partition("=")
         try:
@@ -191,10 +195,16 @@ def _shares(job: Job, given: list[str]) -> dict[str, list[float]]:
                 "CFG-232",
                 "--shares does not give one positive number for each group of a sensitive attribute.",
                 where="--shares",
-                fix="In the order of data.sensitive, for example --shares sex=0.33,0.67.",
+                fix="In the order of the job, for example --shares sex=0.33,0.67.",
             )
         shares[attribute] = [number / sum(numbers) for number in numbers]
-    return shares
+    from fedethos.intersections import parts_of
+
+    named = {text.partition("=")[0] for text in given}
+    crossed = {attribute: parts_of(attribute) for attribute in shares if attribute not in named and attribute not in job.data.sensitive}
+    return shares | {
+        name: [math.prod(cell) for cell in itertools.product(*(shares[part] for part in parts))] for name, parts in crossed.items()
+    }
 
 
 def _print_costs(job: Job, sizes: dict[str, int], costs: dict[int, SiteCost]) -> None:

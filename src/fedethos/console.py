@@ -37,7 +37,7 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
     for sentence in fairness.verdict.sentences:
         console.print(Text(sentence))
     console.print()
-    console.print(_metrics_table(result, fairness, run_folder.parse_job().data.sensitive))
+    console.print(_metrics_table(result, fairness, run_folder.parse_job().attributes))
     console.print()
     console.print(_privacy_table(result, privacy))
     console.print()

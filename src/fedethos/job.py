@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedethos.caps import VirtualSite
+from fedethos.intersections import check_intersections, crossed_categories
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.section import PositiveFloat, Section
@@ -144,7 +145,12 @@ class Fairness(Section):
         "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
     )
     attribute: str | None = Field(
-        None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
+        None,
+        description="The attribute that weights and thresholds act on, or an intersection (sex*race); null: the first of data.sensitive.",
+    )
+    intersections: list[list[str]] = Field(
+        default_factory=list,
+        description="Measured beside data.sensitive: [[sex, race]] counts every combination, as the attribute sex*race.",
     )
     max_weight: float = Field(4.0, ge=1.0, allow_inf_nan=False, description="No cell weighs more, whatever the coordinator asks for.")
     cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
@@ -329,19 +335,20 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _fairness_acts_on_a_declared_attribute(self) -> Job:
-        fairness, sensitive = self.fairness, self.data.sensitive
-        if fairness.attribute is not None and fairness.attribute not in sensitive:
-            raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
+        fairness = self.fairness
+        check_intersections(self.data.sensitive, fairness.intersections)
+        if fairness.attribute is not None and fairness.attribute not in self.attributes:
+            raise PydanticCustomError("CFG-243", "fairness.attribute is neither one of data.sensitive nor of fairness.intersections.")
         if fairness.cell_weights is None and fairness.group_constraint is None:
             return self
         if self.fairness_attribute is None:
             raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
-        if fairness.attribute is None and len(sensitive) > 1:  # their order is not part of the job's hash
+        if fairness.attribute is None and len(self.data.sensitive) > 1:  # their order is not part of the job's hash
             raise PydanticCustomError(
                 "CFG-314", "There are several sensitive attributes: name that of the weights and thresholds in fairness.attribute."
             )
         if fairness.cell_weights is not None:
-            groups = [*sensitive[self.fairness_attribute], UNKNOWN]
+            groups = [*self.attributes[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
         return self
 
@@ -363,6 +370,11 @@ class Job(Section):
                 "rates, and policy.allow_randomized_decisions is not true. Deterministic: equal_opportunity or demographic_parity.",
             )
         return self
+
+    @property
+    def attributes(self) -> dict[str, list[str]]:
+        """Everything that is measured by group: ``data.sensitive``, then ``fairness.intersections``; groups without ``unknown``."""
+        return self.data.sensitive | crossed_categories(self.data.sensitive, self.fairness.intersections)
 
     @property
     def fairness_attribute(self) -> str | None:

@@ -127,7 +127,7 @@ def test_noisy_counts_are_paid_once_and_repeated_from_the_ledger(node: Node) -> 
     assert first.basis is Basis.CHARGED and first.sigma > 0.3
     assert arrays_sha256(first.tables) == arrays_sha256(again.tables)
     assert 0 < first.epsilon == again.epsilon <= node.job.privacy.epsilon
-    scores = tabulate(score(node.model, node.examples["test"], 1), node.examples["test"], node.job.data)
+    scores = tabulate(score(node.model, node.examples["test"], 1), node.examples["test"], node.job)
     exact = Layout(DEFAULT_CUTS, 30).tables(scores)
     assert {name: table.shape for name, table in first.tables.items()} == {name: table.shape for name, table in exact.items()}
     noise = np.concatenate([(first.tables[name] - exact[name]).ravel() for name in exact])
