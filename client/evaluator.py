@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,19 +20,33 @@ from fedethos.privacy.randomness import RandomSource
 _TOKENS_PER_BATCH = 8192
 
 
-def score(model: NodeModel, examples: Examples, favorable: int) -> npt.NDArray[np.float64]:
-    """Log-odds of the favorable label for each record, float64[n], in record order."""
+@dataclass(frozen=True)
+class Predictions:
+    """``log_odds`` of the favorable label against the rest, float64[n]; ``label``: the most likely one, int64[n]. In record order."""
+
+    log_odds: npt.NDArray[np.float64]
+    label: npt.NDArray[np.int64]
+
+
+def predict(model: NodeModel, examples: Examples, favorable: int) -> Predictions:
+    """What the model says about each record."""
     lengths = examples.inputs.lengths
     order = np.argsort(lengths, kind="stable")
-    scores = np.empty(len(examples))
+    log_odds, label = np.empty(len(examples)), np.empty(len(examples), dtype=np.int64)
     start = 0
     with torch.inference_mode():
         while start < len(order):
             longest_first_fit = max(1, _TOKENS_PER_BATCH // int(lengths[order[min(start + 255, len(order) - 1)]]))
             batch = order[start : start + longest_first_fit]
-            scores[batch] = log_odds_of(model.logits(examples.inputs.batch(batch)), favorable)
+            logits = model.logits(examples.inputs.batch(batch))
+            log_odds[batch], label[batch] = log_odds_of(logits, favorable), logits.argmax(dim=1).cpu().numpy()
             start += len(batch)
-    return scores
+    return Predictions(log_odds, label)
+
+
+def score(model: NodeModel, examples: Examples, favorable: int) -> npt.NDArray[np.float64]:
+    """Log-odds of the favorable label for each record, float64[n], in record order."""
+    return predict(model, examples, favorable).log_odds
 
 
 def tabulate(scores: npt.NDArray[np.float64], examples: Examples, job: Job) -> Tables:
@@ -45,15 +61,18 @@ def tabulate(scores: npt.NDArray[np.float64], examples: Examples, job: Job) -> T
     }
 
 
-def lay_out(scores: npt.NDArray[np.float64], examples: Examples, job: Job, layout: Layout, coins: RandomSource) -> Tables:
+def lay_out(predictions: Predictions, examples: Examples, job: Job, layout: Layout, coins: RandomSource) -> Tables:
     """The exact tables that ``layout`` asks for; full histograms if it asks for nothing. ``coins``: for randomised decisions."""
-    full = tabulate(scores, examples, job)
+    full = tabulate(predictions.log_odds, examples, job)
     if not layout.wanted:
         return full
+    count = layout.predictions(len(job.data.label.values))
+    if job.data.label.multiclass:
+        return layout.tables(full, tabulate_decisions(predictions.label, count, examples, job))
     if layout.rules is None:
         return layout.tables(full)
-    favored = decide(scores, examples, layout.rules, coins)
-    return layout.tables(full, tabulate_decisions(favored, examples, job))
+    favored = decide(predictions.log_odds, examples, layout.rules, coins)
+    return layout.tables(full, tabulate_decisions(favored.astype(np.int64), count, examples, job))
 
 
 def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRules, coins: RandomSource) -> npt.NDArray[np.bool_]:
@@ -61,14 +80,13 @@ def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRule
     return coins.uniform(len(scores)) < rules.chance(scores, examples.groups[rules.attribute])
 
 
-def tabulate_decisions(favored: npt.NDArray[np.bool_], examples: Examples, job: Job) -> Tables:
-    """Counts int64[groups, labels, 2] by decision, one table per attribute of the job."""
+def tabulate_decisions(decision: npt.NDArray[np.int64], decisions: int, examples: Examples, job: Job) -> Tables:
+    """Counts int64[groups, labels, decisions] by decision int64[n], one table per attribute (``overall`` when there is none)."""
     labels = len(job.data.label.values)
-    return {
-        attribute: np.bincount(
-            (examples.groups[attribute] * labels + examples.label) * 2 + favored, minlength=(len(categories) + 1) * labels * 2
-        )
-        .reshape(len(categories) + 1, labels, 2)
-        .astype(np.int64)
-        for attribute, categories in job.attributes.items()
-    }
+
+    def table(group: npt.NDArray[np.int64], groups: int) -> npt.NDArray[np.int64]:
+        cell = (group * labels + examples.label) * decisions + decision
+        return np.bincount(cell, minlength=groups * labels * decisions).reshape(groups, labels, decisions).astype(np.int64)
+
+    tables = {attribute: table(examples.groups[attribute], len(names) + 1) for attribute, names in job.attributes.items()}
+    return tables or {OVERALL: table(np.zeros(len(examples), dtype=np.int64), 1)}

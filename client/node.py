@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import fedethos
 from fedethos.client.cell_weights import Floats, accepted_weights, weighed
-from fedethos.client.evaluator import lay_out, score
+from fedethos.client.evaluator import lay_out, predict
 from fedethos.client.examples import Examples
 from fedethos.client.head_warmup import trained_in
 from fedethos.client.model import NodeModel
@@ -116,8 +116,8 @@ class Node:
     def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)
         examples = self.examples[split]
-        scores = score(self.model, examples, self.job.data.label.favorable_index)
-        return lay_out(scores, examples, self.job, layout, self.source_of(f"decisions/{split}", request.round))
+        predictions = predict(self.model, examples, self.job.data.label.favorable_index)
+        return lay_out(predictions, examples, self.job, layout, self.source_of(f"decisions/{split}", request.round))
 
     def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> None:
         largest = 1.0 if weights is None else float(weights.max())

@@ -33,6 +33,7 @@ from fedethos.server.measure import (
     ReleaseBySites,
     decision_edge,
     describe,
+    exact_layout,
     watched_metric,
 )
 from fedethos.server.outcome import Ending, write_outcome
@@ -227,7 +228,7 @@ def _close_round(
     fairness: dict[str, JsonValue] = {}
     bytes_up, bytes_down = outcome.bytes_up, outcome.bytes_down
     if measure is not None:
-        validation = measure(state.arrays, "validation", state.round)
+        validation = measure(state.arrays, "validation", state.round, exact_layout(plan.job))
         plain = describe(validation, decision_edge(validation.tables, plan.job), plan.job).plain()
         metrics, fairness = plain["metrics"], plain["fairness"]
         bytes_up, bytes_down = bytes_up + validation.bytes_up, bytes_down + validation.bytes_down

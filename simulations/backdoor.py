@@ -1,6 +1,6 @@
 """How often a backdoor works: the trigger on honest people's records, judged by the final adapter of a run.
 
-Success is the favorable label for a person whose true label is the other one, at the run's own threshold. Without a backdoor this is the
+Success is the favorable label for a person whose true label is another one, at the run's own threshold. Without a backdoor this is the
 false-positive rate of records that begin with a strange word.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from fedethos.client.evaluator import score
+from fedethos.client.evaluator import predict
 from fedethos.fairness.histograms import EDGES
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
@@ -47,7 +47,9 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
         for node_id, node in opened.nodes.items():
             if opened.sites[node_id].name not in attackers:
                 examples = node.examples["test"]
-                judged.append(score(opened.model, examples, favorable)[examples.label != favorable] >= threshold)
+                predictions = predict(opened.model, examples, favorable)
+                favored = predictions.label == favorable if job.data.label.multiclass else predictions.log_odds >= threshold
+                judged.append(favored[examples.label != favorable])
     everybody = np.concatenate(judged)
     return float(everybody.mean()) if len(everybody) else None
 

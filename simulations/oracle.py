@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from fedethos.client.evaluator import lay_out, score
+from fedethos.client.evaluator import lay_out, predict
 from fedethos.client.node import Node
 from fedethos.fairness.histograms import pool
 from fedethos.fairness.layout import WHOLE, Layout
@@ -32,13 +32,15 @@ class Oracle:
         model, job = self.nodes[0].model, self.nodes[0].job
         favorable = job.data.label.favorable_index
         model.load(arrays)
-        scores = [score(model, node.examples[split], favorable) for node in self.nodes]
+        predictions = [predict(model, node.examples[split], favorable) for node in self.nodes]
         tables = [
-            lay_out(values, node.examples[split], job, layout, node.source_of(f"decisions/{split}", round))
-            for values, node in zip(scores, self.nodes, strict=True)
+            lay_out(one, node.examples[split], job, layout, node.source_of(f"decisions/{split}", round))
+            for one, node in zip(predictions, self.nodes, strict=True)
         ]
         truth = np.concatenate([node.examples[split].label for node in self.nodes]) == favorable
-        return Measurement(pool(tables, shapes_of(job, layout)), exact_auc=_auc(truth, np.concatenate(scores)))
+        return Measurement(
+            pool(tables, shapes_of(job, layout)), exact_auc=_auc(truth, np.concatenate([one.log_odds for one in predictions]))
+        )
 
 
 def _auc(truth: np.ndarray[tuple[int], np.dtype[np.bool_]], scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float | None:

@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -157,13 +158,17 @@ def _precision(
 ) -> list[Precision]:
     from fedethos.fairness.precision import GAPS, half_widths, people_needed, smallest_share
 
+    labels = len(job.data.label.values)
+    expected = partial(half_widths, favorable_share=favorable_share, noise_variance=variance, labels=labels)
+    least_people = partial(people_needed, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance, labels=labels)
+    least_share = partial(smallest_share, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance, labels=labels)
     people, everybody = _test_people(job, sizes), sum(sizes.values()) / job.data.split.train
     found = []
     for attribute, shares in _shares(job, given).items():
-        widths = half_widths(shares, people, favorable_share=favorable_share, noise_variance=variance)
+        widths = expected(shares, people)
         for gap in GAPS:
             most = everybody * (1.0 - job.data.split.validation)
-            needed = people_needed(gap, shares, most, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance)
+            needed = least_people(gap, shares, most)
             found.append(
                 Precision(
                     attribute,
@@ -171,7 +176,7 @@ def _precision(
                     widths[gap],
                     tolerance,
                     widths[gap] <= tolerance,
-                    smallest_share(gap, len(shares), people, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance),
+                    least_share(gap, len(shares), people),
                     None if needed is None else needed / everybody,
                 )
             )

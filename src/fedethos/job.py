@@ -141,7 +141,8 @@ class Privacy(Section):
 class Fairness(Section):
     thresholds: Literal["pooled", "fixed", "demographic_parity", "equal_opportunity", "equalized_odds"] = Field(
         "pooled",
-        description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
+        description="pooled: one threshold from the pooled validation histogram at the base rate. "
+        "fixed: the most likely label, for two labels a score of 0.5. "
         "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
     )
     attribute: str | None = Field(
@@ -350,6 +351,16 @@ class Job(Section):
         if fairness.cell_weights is not None:
             groups = [*self.attributes[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
+        return self
+
+    @model_validator(mode="after")
+    def _several_labels_have_no_threshold(self) -> Job:
+        if self.data.label.multiclass and self.fairness.thresholds != "fixed":
+            raise PydanticCustomError(
+                "CFG-364",
+                "data.label.values has more than two labels, and one threshold does not choose among them. "
+                "Set fairness.thresholds: fixed, which predicts the most likely label.",
+            )
         return self
 
     @model_validator(mode="after")
