@@ -335,6 +335,16 @@ class Job(Section):
         return [key for key, is_set in changed.items() if is_set]
 
     @model_validator(mode="after")
+    def _several_labels_have_no_threshold(self) -> Job:
+        if self.data.label.multiclass and self.fairness.thresholds != "fixed":
+            raise PydanticCustomError(
+                "CFG-364",
+                "data.label.values has more than two labels, and one threshold does not choose among them. "
+                "Set fairness.thresholds: fixed, which predicts the most likely label.",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fairness_acts_on_a_declared_attribute(self) -> Job:
         fairness = self.fairness
         check_intersections(self.data.sensitive, fairness.intersections)
@@ -351,16 +361,6 @@ class Job(Section):
         if fairness.cell_weights is not None:
             groups = [*self.attributes[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
-        return self
-
-    @model_validator(mode="after")
-    def _several_labels_have_no_threshold(self) -> Job:
-        if self.data.label.multiclass and self.fairness.thresholds != "fixed":
-            raise PydanticCustomError(
-                "CFG-364",
-                "data.label.values has more than two labels, and one threshold does not choose among them. "
-                "Set fairness.thresholds: fixed, which predicts the most likely label.",
-            )
         return self
 
     @model_validator(mode="after")
