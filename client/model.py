@@ -77,6 +77,14 @@ def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def margin_of(logits: Tensor, favorable: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Log-odds of the favorable label against the likeliest other, float64[b]: above 0 where it is predicted."""
+    wide = logits.double()
+    others = torch.cat([wide[:, :favorable], wide[:, favorable + 1 :]], dim=1)
+    result: np.ndarray[tuple[int], np.dtype[np.float64]] = (wide[:, favorable] - others.amax(dim=1)).cpu().numpy()
+    return result
+
+
 def log_odds_of(logits: Tensor, favorable: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Log-odds of the favorable label against all others, float64[b]."""
     wide = logits.double()

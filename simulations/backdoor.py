@@ -47,9 +47,8 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
         for node_id, node in opened.nodes.items():
             if opened.sites[node_id].name not in attackers:
                 examples = node.examples["test"]
-                predictions = predict(opened.model, examples, favorable)
-                favored = predictions.label == favorable if job.data.label.multiclass else predictions.log_odds >= threshold
-                judged.append(favored[examples.label != favorable])
+                margin = predict(opened.model, examples, favorable).margin  # of several labels the threshold is 0: which is predicted
+                judged.append(margin[examples.label != favorable] >= threshold)
     everybody = np.concatenate(judged)
     return float(everybody.mean()) if len(everybody) else None
 

@@ -47,7 +47,7 @@ def check_released_counts(job: Job, folder: RunFolder, ledger: Path, node: Node,
     node.model.load(dict(final.arrays))
     examples = node.examples["test"]
     predictions = predict(node.model, examples, job.data.label.favorable_index)
-    exact = lay_out(predictions, examples, job, layout, node.source_of("decisions/test", last))
+    exact = lay_out(predictions, examples, job, layout)
     noise = np.concatenate([(released[name] - table).ravel() for name, table in exact.items()])
     planned = next(one.release for one in plan_counts(job, rows_per_unit=job.rows_per_unit) if one.population == "test")
     return check_counts(noise, sigma=planned.sigma)

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from fedethos.caps import VirtualSite
 from fedethos.intersections import check_intersections, crossed_categories
+from fedethos.job_augment import TermLists, check_augment
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.section import PositiveFloat, Section
@@ -157,6 +158,12 @@ class Fairness(Section):
     cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
         None,
         description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
+    )
+    augment: Literal["none", "counterfactual"] = Field(
+        "none", description="counterfactual: train on a copy of each record with the sensitive attribute swapped too, in the same unit."
+    )
+    identity_terms: TermLists = Field(
+        None, description="Words that show a sensitive attribute: builtin:sex, a YAML file, or {attribute: [[term, counterpart], …]}."
     )
 
     @property
@@ -342,6 +349,12 @@ class Job(Section):
                 "data.label.values has more than two labels, and one threshold does not choose among them. "
                 "Set fairness.thresholds: fixed, which predicts the most likely label.",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _augmentation_has_something_to_swap(self) -> Job:
+        if self.fairness.augment == "counterfactual":
+            check_augment(self.data, self.fairness.identity_terms)
         return self
 
     @model_validator(mode="after")
