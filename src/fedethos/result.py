@@ -166,7 +166,7 @@ class Oracle(Record):
     fairness: dict[str, OracleAttribute]
     baseline: OracleMetrics
     people: People
-    classes: OracleClasses | None = None
+    classes: OracleClasses | None
 
 
 class SitePrivacy(Record):
@@ -203,7 +203,7 @@ class Result(Record):
     baseline: Metrics | NotReleased
     metrics: Metrics
     fairness: dict[str, Attribute]
-    classes: Classes | None = None  # with more than two labels
+    classes: Classes | None  # null for two labels
     privacy: PrivacySummary
     communication: Communication
     aggregation_error: float

@@ -6,19 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 import yaml
 from rich.console import Console
 from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
+from typer.testing import CliRunner
 
+from fedethos.cli_plan import plan
 from fedethos.console import print_summary
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
+from fedethos.fairness.histograms import pool
+from fedethos.fairness.precision import half_widths
 from fedethos.governance.report import render_report
 from fedethos.models.tabular import load_tabular
 from fedethos.privacy.counts import plan_counts
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
+from fedethos.server.measure import Measurement, describe, exact_layout, shapes_of
+from fedethos.simulations.attacks import label_flipped
 from fedethos.simulations.engine import simulate
+from fedethos.simulations.forging import flattering
 from fedethos.simulations.run_audit import audit_run
 from fedethos.simulations.virtual_sites import site_records
 
@@ -146,3 +154,38 @@ def test_the_audit_finds_the_paid_noise_in_counts_by_predicted_label(write_hours
 def test_a_threshold_among_several_labels_is_refused(write_hours_job, thresholds: str) -> None:
     with pytest.raises(FedethosError, match="CFG-364"):
         load_job(write_hours_job(fairness={"thresholds": thresholds}))
+
+
+def test_attacks_know_every_label(write_hours_job, tmp_path: Path) -> None:
+    """Forged tables are everybody judged rightly; flipped labels are the next ones, nobody's own."""
+    job = load_job(write_hours_job())
+    forged = flattering({name: np.zeros(shape, dtype=np.int64) for name, shape in shapes_of(job, exact_layout(job)).items()}, 900, 1)
+    summary = describe(Measurement(pool([forged], shapes_of(job, exact_layout(job)))), None, job)
+    assert {summary.metrics[name].value for name in ("accuracy", "balanced_accuracy", "f1", "roc_auc")} == {1.0}
+    assert summary.classes.worst_class_recall.value == 1.0
+    records = site_records(job, tmp_path)["site-1"]["train"]
+    assert label_flipped(records, 3).label.tolist() == [(label + 1) % 3 for label in records.label]
+
+
+def test_the_plan_knows_the_cells_of_three_labels_and_the_shares_of_an_intersection(write_hours_job) -> None:
+    """A selection rate is 3 cells of 9, a true positive rate 1 of 3: as independent numbers with those variances."""
+    variance, people, shares = 50.0, 4000.0, [0.3, 0.7]
+    widths = half_widths(shares, people, favorable_share=0.4, noise_variance=variance, labels=3)
+    rng = np.random.default_rng(0)
+    favored, right = [], []
+    for size in people * np.array(shares):
+        said, own = rng.binomial(int(size), 0.4, 20_000), rng.binomial(int(0.4 * size), 0.5, 20_000)
+        noise = [rng.normal(0.0, np.sqrt(cells * variance), 20_000) for cells in (3, 6, 1, 2)]
+        favored.append((said + noise[0]) / (size + noise[0] + noise[1]))
+        right.append((own + noise[2]) / (0.4 * size + noise[2] + noise[3]))
+    assert widths["demographic_parity_difference"] == pytest.approx(1.96 * np.std(favored[0] - favored[1]), rel=0.03)
+    assert widths["equal_opportunity_difference"] == pytest.approx(1.96 * np.std(right[0] - right[1]), rel=0.03)
+
+    app = typer.Typer()
+    app.command()(plan)
+
+    def crossed(*given: str) -> list[float]:
+        told = CliRunner().invoke(app, [str(write_hours_job()), "--size", "1500", "--shares", "sex=1,3", "--json", *given])
+        return [one["half_width"] for one in json.loads(told.stdout)["metrics"] if one["attribute"] == "sex*race"]
+
+    assert crossed("--shares", "race=4,1") == pytest.approx(crossed("--shares", "sex*race=0.2,0.05,0.6,0.15"), rel=1e-9)
