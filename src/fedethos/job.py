@@ -19,6 +19,7 @@ from fedethos.intersections import check_intersections, crossed_categories
 from fedethos.job_augment import TermLists, check_augment
 from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
+from fedethos.job_strategy import check_strategy
 from fedethos.section import PositiveFloat, Section
 
 LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
@@ -146,6 +147,19 @@ class Fairness(Section):
         "fixed: the most likely label, for two labels a score of 0.5. "
         "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
     )
+    strategy: Literal["none", "controller", "fairfed"] = Field(
+        "none",
+        description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap. "
+        "fairfed: sites whose own gap is far from everybody's count less in the aggregation.",
+    )
+    constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
+        "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
+    )
+    every: int = Field(2, ge=1, description="The strategy asks for counts of the training people after every so many rounds.")
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="Step of the strategy's weights for a gap of 1. null: 3 for controller (on a log scale), 1 for fairfed (its beta).",
+    )
     attribute: str | None = Field(
         None,
         description="The attribute that weights and thresholds act on, or an intersection (sex*race); null: the first of data.sensitive.",
@@ -252,11 +266,17 @@ class Partition(Section):
         None, description="dirichlet, by-group: a sensitive attribute or 'label'. by-column: a column that names the site."
     )
     alpha: PositiveFloat = Field(0.5, description="dirichlet: smaller is more unequal.")
+    redraw: bool = Field(
+        False,
+        description="Deal the people again, with the next sub-seed, until every site has people in each split and each label in training.",
+    )
 
     @model_validator(mode="after")
     def _by_where_needed(self) -> Partition:
         if self.kind != "iid" and self.by is None:
             raise PydanticCustomError("CFG-223", f"simulation.partition.kind {self.kind} needs simulation.partition.by.")
+        if self.redraw and self.kind == "by-column":
+            raise PydanticCustomError("CFG-340", "simulation.partition.redraw: a partition by column is not drawn at random.")
         return self
 
 
@@ -349,6 +369,8 @@ class Job(Section):
                 "data.label.values has more than two labels, and one threshold does not choose among them. "
                 "Set fairness.thresholds: fixed, which predicts the most likely label.",
             )
+        if self.data.label.multiclass and self.fairness.strategy != "none":
+            raise PydanticCustomError("CFG-364", "fairness.strategy steers two labels; data.label.values has more. Set it to none.")
         return self
 
     @model_validator(mode="after")
@@ -363,7 +385,7 @@ class Job(Section):
         check_intersections(self.data.sensitive, fairness.intersections)
         if fairness.attribute is not None and fairness.attribute not in self.attributes:
             raise PydanticCustomError("CFG-243", "fairness.attribute is neither one of data.sensitive nor of fairness.intersections.")
-        if fairness.cell_weights is None and fairness.group_constraint is None:
+        if not self.weighs_cells and fairness.strategy == "none" and fairness.group_constraint is None:
             return self
         if self.fairness_attribute is None:
             raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
@@ -374,6 +396,11 @@ class Job(Section):
         if fairness.cell_weights is not None:
             groups = [*self.attributes[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_has_what_it_steers_by(self) -> Job:
+        check_strategy(self.fairness, rounds=self.federation.rounds)
         return self
 
     @model_validator(mode="after")
@@ -404,6 +431,17 @@ class Job(Section):
     def fairness_attribute(self) -> str | None:
         """The attribute that weights and thresholds act on; None when the job declares none."""
         return self.fairness.attribute or next(iter(self.data.sensitive), None)
+
+    @property
+    def weighs_cells(self) -> bool:
+        """Whether sites multiply clipped gradients by the weight of their cell."""
+        return self.fairness.strategy == "controller" or self.fairness.cell_weights is not None
+
+    @property
+    def steering_rounds(self) -> range:
+        """After which rounds the strategy asks for counts of the training people; what the last round gives steers nothing."""
+        every = self.fairness.every
+        return range(0) if self.fairness.strategy == "none" else range(every, self.federation.rounds, every)
 
     @property
     def unit(self) -> Literal["person", "record"]:

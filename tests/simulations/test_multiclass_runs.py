@@ -150,10 +150,10 @@ def test_the_audit_finds_the_paid_noise_in_counts_by_predicted_label(write_hours
     assert not found.audit.failed
 
 
-@pytest.mark.parametrize("thresholds", ["pooled", "equal_opportunity"])
-def test_a_threshold_among_several_labels_is_refused(write_hours_job, thresholds: str) -> None:
+@pytest.mark.parametrize("key", ["thresholds=pooled", "thresholds=equal_opportunity", "strategy=controller"])
+def test_what_decides_or_steers_between_two_labels_is_refused(write_hours_job, key: str) -> None:
     with pytest.raises(FedethosError, match="CFG-364"):
-        load_job(write_hours_job(fairness={"thresholds": thresholds}))
+        load_job(write_hours_job(), [f"fairness.{key}"])
 
 
 def test_attacks_know_every_label(write_hours_job, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def make_result(
             "seconds": 1.0,
             "engine": "inprocess",
             "basis": basis,
+            "group_aware": False,
             "oracle": {
                 "metrics": exact,
                 "baseline": exact,
@@ -60,7 +61,6 @@ def make_result(
                 "sites": {f"site-{eps}": {"epsilon": eps, "delta": 1e-5, "steps": 1, "releases": 1} for eps in (2.5, 3.0)},
             },
             "classes": None,
-            "group_aware": False,
             "communication": {"bytes_up": 1, "bytes_down": 1},
             "aggregation_error": 0.0,
         }
