@@ -1,8 +1,8 @@
 """Accuracy and equal-opportunity difference on Adult over many seeds: plain, group-blind and group-aware methods, with and without privacy.
 
-``python -m fedethos.simulations.benchmarks.fairness controller-epsilon-3 --seeds 100`` makes one row of docs/benchmarks.md; started again it
-goes on where it was. The rows, with their limits, stand in ``fairness.yaml``. ``make bench ONLY=fairness`` runs all of them on a few
-seeds, which says whether they work and not whether a limit holds.
+``python -m fedethos.simulations.benchmarks.fairness controller-epsilon-3 --seeds 100`` makes one row of docs/benchmarks.md; started
+again it goes on where it was. The rows, with their limits, stand in ``fairness.yaml``. ``make bench ONLY=fairness`` runs all of them on a
+few seeds, which says whether they work and not whether a limit holds.
 """
 
 from __future__ import annotations
