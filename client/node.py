@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import fedethos
+from fedethos.aggregation import WITH_RESIDUAL, is_residual, trained_in
 from fedethos.client.evaluator import score, tabulate
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
@@ -33,7 +34,10 @@ SourceOf = Callable[..., RandomSource]  # (round, step) for training, (purpose, 
 
 @dataclass
 class Node:
-    """``ledger`` is the job's committed plan in the site's ledger, None under ``privacy.mode: none``."""
+    """``ledger`` is the job's committed plan in the site's ledger, None under ``privacy.mode: none``.
+
+    ``rank``: this site's own under flexlora, None: ``lora.r``.
+    """
 
     job: Job
     model: NodeModel
@@ -41,6 +45,7 @@ class Node:
     declared_size: int
     ledger: CommittedPlan | None
     source_of: SourceOf
+    rank: int | None = None
 
     def setup(self, request: Request) -> SetupReply:
         """Take the frozen adapter tensors (lora_A under ffa) and say which base model is here."""
@@ -57,7 +62,7 @@ class Node:
         if self.ledger is None:
             self._load(request)
             self._train(request.round, PlainEngine(), noise_multiplier=0.0)
-            return unprotected_update(self.model.read(), self.job)
+            return unprotected_update(self.model.read_trained(), self.job)
         if (stored := self.ledger.stored_reply(TRAIN, request.round)) is not None:
             return stored_update(stored)
         self._load(request)
@@ -90,7 +95,7 @@ class Node:
         self._train(round, clipping_engine(self.job, privacy.max_grad_norm), noise_multiplier=noise_multiplier)
         rate = sampling_rate_of(self.job, self.declared_size)
         performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=training.local_steps)
-        return paid_update(receipt.release(self.model.read(), event=performed), ledger)
+        return paid_update(receipt.release(self.model.read_trained(), event=performed), ledger)
 
     def _release_counts(self, request: Request, split: SplitName, layout: Layout, ledger: CommittedPlan) -> EvaluateReply:
         """Pay, count, add the noise that was paid for, record, and only then hand the counts over."""
@@ -109,11 +114,13 @@ class Node:
         return tabulate(score(self.model, examples, self.job.data.label.favorable_index), examples, self.job.data)
 
     def _train(self, round: int, engine: ClippingEngine, *, noise_multiplier: float) -> None:
+        self.model.train_only(trained_in(self.job.aggregation, round, self.model.exchanged_names), rank=self.rank)
         plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier)
         train_round(self.model, self.examples["train"], self.job.training, plan, engine, lambda step: self.source_of(round, step))
 
     def _load(self, request: Request) -> None:
-        if set(request.arrays) != set(self.model.trainable_names):
+        allowed = self.job.aggregation in WITH_RESIDUAL
+        if {name for name in request.arrays if not (allowed and is_residual(name))} != set(self.model.exchanged_names):
             raise _not_negotiated()
         self.model.load(request.arrays)
 

@@ -46,6 +46,7 @@ def train_round(
 ) -> None:
     """Run ``training.local_steps`` steps in place on the adapter of ``model``."""
     optimizer = _optimizer(model, training)
+    start = {name: parameter.detach().clone() for name, parameter in model.parameters.items()} if training.proximal_mu else {}
     model.forward.train()  # only the adapter's own dropout differs between the modes
     engine.attach(model.forward, model.parameters)
     try:
@@ -56,7 +57,8 @@ def train_round(
             with _dropout_seeded_by(source):
                 for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
                     engine.backward(_losses(model, examples, batch), _to_device(examples.unit[batch], model))
-            _step(model, optimizer, _noisy(engine.clipped_sum(), plan.noise_std, source), plan.expected_batch_size)
+            mean = {name: total / plan.expected_batch_size for name, total in _noisy(engine.clipped_sum(), plan.noise_std, source).items()}
+            _step(model, optimizer, _proximal(mean, model, start, training.proximal_mu))
     finally:
         engine.detach()
         model.forward.eval()
@@ -80,9 +82,19 @@ def _noisy(sums: Gradients, std: float, source: RandomSource) -> Gradients:
     return noisy
 
 
-def _step(model: NodeModel, optimizer: torch.optim.Optimizer, sums: Gradients, expected_batch_size: float) -> None:
+def _proximal(gradients: Gradients, model: NodeModel, start: Gradients, mu: float) -> Gradients:
+    """Add mu · (w - w_global), the gradient of FedProx's term (Li et al. 2020, equation 2).
+
+    Both are known already from noisy steps and the request, so it comes after clipping and noise and costs no privacy.
+    """
+    if not start:
+        return gradients
+    return {name: gradient + mu * (model.parameters[name].detach() - start[name]) for name, gradient in gradients.items()}
+
+
+def _step(model: NodeModel, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
     for name, parameter in model.parameters.items():
-        parameter.grad = (sums[name] / expected_batch_size).to(parameter.dtype)
+        parameter.grad = model.masked(name, gradients[name]).to(parameter.dtype)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters.values()):

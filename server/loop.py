@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedethos.aggregation import trained_in
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import ARRAYS, CONFIG, SETUP, TRAIN, Arrays, Reply, Request, SetupReply, TrainReply, encode_arrays, encode_request
@@ -47,7 +48,7 @@ from fedethos.strategies.registry import make_strategy, restore_strategy, strate
 class Coordination:
     """All that a run needs besides the grid.
 
-    ``initial``: trainable tensors before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation
+    ``initial``: what a request carries before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation
     that only a simulation has. ``export`` writes the final adapter in PEFT's format into a folder. ``started`` is the monotonic
     time at which this process began its work on the run.
     """
@@ -136,10 +137,11 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
     plan.observer.round_started(number, job.federation.rounds, [site.name for site in cohort.values()])
     strategy = make_strategy(job, len(cohort))
     restore_strategy(strategy, state.strategy)
+    sent = {name: state.arrays[name] for name in trained_in(job.aggregation, number, state.arrays)}
 
     def check(site: Site, reply: Reply) -> None:
         if isinstance(reply, TrainReply):
-            check_update(reply, state.arrays, job)
+            check_update(reply, sent, job)
 
     messages = _train_messages(strategy, grid, plan, cohort, number, state.arrays)
     outcome = exchange(grid, messages, cohort, deadline=job.federation.deadline, validate=check, on_state=plan.observer.site)
@@ -155,7 +157,7 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
                 **{name: spending_after(state.memory.spending[name], reply, number) for name, reply in updates.items()},
             },
             "aggregation_error": aggregation_error(
-                [reply.arrays for reply in updates.values()], [shares[name] for name in updates], arrays, plan.frozen
+                state.arrays, [reply.arrays for reply in updates.values()], [shares[name] for name in updates], arrays, plan.frozen
             ),
         }
     )

@@ -21,8 +21,7 @@ from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
 from fedethos.governance.report import render_report
 from fedethos.job import Job
-from fedethos.messages import Arrays
-from fedethos.models.adapter import read_arrays, save_adapter
+from fedethos.models.adapter import read_arrays
 from fedethos.models.base import weights_hash
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
@@ -90,6 +89,7 @@ def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Obser
             folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
         app = build_client_app(lambda context: federation.nodes[context.node_id])
         build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))
+        federation.model.restore_base()
         if weights_hash(federation.model.model) != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
     render_report(folder.path)
@@ -98,10 +98,6 @@ def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Obser
 def _coordination(job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float) -> Coordination:
     model = federation.model
 
-    def export(arrays: Arrays, where: Path) -> None:
-        model.load(arrays)
-        save_adapter(where, model.model)
-
     return Coordination(
         job=job,
         folder=folder,
@@ -109,7 +105,7 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
         base_sha256=model.base_sha256,
         initial=model.read(),
         frozen=read_arrays(model.model, model.frozen_names),
-        export=export,
+        export=model.save,
         observer=observer,
         engine=ENGINE,
         started=started,

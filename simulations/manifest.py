@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import torch
 
+from fedethos.aggregation import ever_trained
 from fedethos.job import Job
 from fedethos.privacy.plan import plan_training
 from fedethos.privacy.planner import training_noise
@@ -20,6 +21,8 @@ _PACKAGES = ("fedethos", "flwr", "torch", "transformers", "peft", "opacus", "dp-
 def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, engine: str) -> dict[str, JsonValue]:
     """Facts known before round 1. ``base_weights`` is the hash of the frozen parameters in memory."""
     private = job.privacy.mode != "none"
+    initial = federation.model.read()
+    trainable = ever_trained(job.aggregation, initial)
     return {
         "name": job.name,
         "job_sha256": job.sha256,
@@ -30,8 +33,8 @@ def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, 
         "device": federation.model.device.type,
         "seed": job.simulation.seed,
         "base_model": {"path": job.model.path, "sha256": federation.model.base_sha256, "weights_sha256": base_weights},
-        "trainable": federation.model.trainable_names,
-        "trainable_parameters": sum(parameter.numel() for parameter in federation.model.parameters.values()),
+        "trainable": trainable,
+        "trainable_parameters": sum(initial[name].size for name in trainable),
         "basis": "released" if private else "unprotected",
         "secure_rng": job.privacy.secure_rng is True,
         "sites": {

@@ -12,6 +12,7 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from fedethos.aggregation import phases, trained_in
 from fedethos.client.examples import Examples, HiddenInputs, Inputs, TokenInputs
 from fedethos.client.model import NodeModel, training_device
 from fedethos.client.node import Node, SourceOf, clipping_engine
@@ -134,7 +135,10 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
         if job.privacy.mode != "none":
             observer.stage("Checking the clipping engine against plain gradients")
             synthetic = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
-            check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic)
+            for names in phases(job.aggregation, model.exchanged_names):
+                model.train_only(names)
+                check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic)
+        model.train_only(trained_in(job.aggregation, 1, model.exchanged_names))
         nodes = {}
         for node_id, site in sites.items():
             if cached:
@@ -150,6 +154,7 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
                 declared_size=site.declared_size,
                 ledger=committed.get(site.name),
                 source_of=_sources(job, site.name),
+                rank=job.federation.sites[site.name].rank if site.name in job.federation.sites else None,
             )
         yield Federation(model, sites, nodes)
 

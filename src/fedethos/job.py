@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fedethos.aggregation import Aggregation
+
 UNKNOWN = "unknown"  # the group of a record whose sensitive attribute is missing
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -132,6 +134,12 @@ class Training(Section):
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="At each site; its state is fresh in each round.")
     weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of adamw, L2 penalty of sgd.")
+    proximal_mu: float = Field(
+        0.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="FedProx: pull towards the round's global adapter; under privacy added after the noise.",
+    )
     cache_frozen_prefix: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Compute what lies below the first adapted layer once per record. auto: when a whole layer does.",
@@ -180,6 +188,7 @@ class Fairness(Section):
 class SitePlan(Section):
     weight: PositiveFloat = Field(1.0, description="Approved weight in the aggregation, before robustness.weight_cap.")
     declared_size: int | None = Field(None, ge=1, description="Training units that the site declares as public.")
+    rank: int | None = Field(None, ge=1, description="flexlora: the site's own rank, at most lora.r; null: lora.r.")
 
 
 class EarlyStop(Section):
@@ -201,9 +210,12 @@ def _duration(value: object) -> object:
 
 class Federation(Section):
     rounds: int = Field(5, ge=1, le=10_000, description="Epsilon is planned over all of them.")
-    aggregation: Literal["auto", "fedavg", "ffa"] = Field("auto", description="auto: ffa (A frozen) under privacy, fedavg without.")
-    server_optimizer: Literal["none", "fedadam"] = Field("none", description="Flower's FedAdam over the averaged adapters.")
-    server_learning_rate: PositiveFloat = Field(0.01, description="Step of the server optimizer.")
+    aggregation: Literal["auto"] | Aggregation = Field("auto", description="auto: ffa (A frozen) under privacy, fedavg without.")
+    server_optimizer: Literal["none", "fedadam", "fedyogi", "fedadagrad", "fedavgm"] = Field(
+        "none", description="Flower's own over the averaged adapters; with aggregation fedavg or ffa."
+    )
+    server_learning_rate: PositiveFloat | None = Field(None, description="Step of the server optimizer; null: 0.01, of fedavgm 1.")
+    server_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="fedavgm: share of the last step that goes on.")
     sites: dict[str, SitePlan] = Field(default_factory=dict, description="Approved sites; empty in a simulation.")
     min_sites: int = Field(3, ge=1, description="Quorum: a round with fewer valid replies fails.")
     fraction: float = Field(1.0, gt=0.0, le=1.0, description="Share of the sites asked to train in a round.")
@@ -269,6 +281,20 @@ class Job(Section):
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
         return self
 
+    @model_validator(mode="after")
+    def _aggregation_fits(self) -> Job:
+        if self.federation.server_optimizer != "none" and self.aggregation not in ("fedavg", "ffa"):
+            raise PydanticCustomError(
+                "CFG-290",
+                "federation.server_optimizer needs aggregation fedavg or ffa: the other rules write A and B anew.",
+            )
+        ranks = [site.rank for site in self.federation.sites.values() if site.rank is not None]
+        if ranks and self.aggregation != "flexlora":
+            raise PydanticCustomError("CFG-291", "federation.sites.NAME.rank is for aggregation flexlora; other rules need one rank.")
+        if ranks and max(ranks) > self.lora.r:
+            raise PydanticCustomError("CFG-292", "federation.sites.NAME.rank is larger than lora.r, the rank of the global adapter.")
+        return self
+
     @property
     def unit(self) -> Literal["person", "record"]:
         """The unit of privacy, with ``auto`` resolved."""
@@ -282,11 +308,17 @@ class Job(Section):
         return self.privacy.max_records_per_person if self.unit == "person" else 1
 
     @property
-    def aggregation(self) -> Literal["fedavg", "ffa"]:
+    def aggregation(self) -> Aggregation:
         """The aggregation rule, with ``auto`` resolved."""
         if self.federation.aggregation == "auto":
             return "fedavg" if self.privacy.mode == "none" else "ffa"
         return self.federation.aggregation
+
+    @property
+    def server_learning_rate(self) -> float:
+        """Step of the server optimizer, with null resolved."""
+        usual = 1.0 if self.federation.server_optimizer == "fedavgm" else 0.01
+        return self.federation.server_learning_rate or usual
 
     @property
     def sha256(self) -> str:

@@ -97,6 +97,14 @@ def test_what_was_not_approved_is_refused(node: Node) -> None:
     assert refused(node, TRAIN, code) == "SEC-630"
 
 
+def test_a_residual_is_refused_where_the_rule_leaves_none(node: Node) -> None:
+    layer = next(name for name in node.model.exchanged_names if ".lora_B." in name).removesuffix(".lora_B.weight")
+    arrays = node.model.read()
+    d_out, d_in = arrays[f"{layer}.lora_B.weight"].shape[0], node.model.model.get_submodule(layer).in_features
+    residual = {f"{layer}.residual_B.weight": np.ones((d_out, 1), np.float32), f"{layer}.residual_A.weight": np.ones((1, d_in), np.float32)}
+    assert refused(node, TRAIN, encode_request(TRAIN, request(node, arrays={**arrays, **residual}))) == "SEC-632"
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_private_job_sends_no_exact_counts(node: Node, split: str) -> None:
     assert refused(node, EVALUATE, encode_request(EVALUATE, request(node, split=split))) == "PRIV-330"

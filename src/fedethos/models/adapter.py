@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from fedethos.errors import FedethosError
 from fedethos.job import Lora
 from fedethos.models.base import head_modules
+from fedethos.models.residual import whole_adapter
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -93,7 +94,7 @@ def read_arrays(model: PeftModel, names: Iterable[str]) -> dict[str, npt.NDArray
 
 
 def write_arrays(model: PeftModel, arrays: Arrays) -> None:
-    """Overwrite the adapter's tensors: exactly the trainable ones, or exactly the frozen ones. Nothing is written on an error.
+    """Overwrite the adapter's tensors: exactly the trainable ones, exactly the frozen ones, or all. Nothing is written on an error.
 
     Raises
     ------
@@ -103,10 +104,9 @@ def write_arrays(model: PeftModel, arrays: Arrays) -> None:
     parameters = named_adapter_parameters(model)
     frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
     given = set(arrays)
-    if given != frozen or not given:
-        trainable = set(parameters) - frozen
-        if given != trainable:
-            raise _wrong_names(len(given - trainable), len(trainable - given))
+    trainable = set(parameters) - frozen
+    if not given or given not in (frozen, trainable, set(parameters)):
+        raise _wrong_names(len(given - trainable), len(trainable - given))
     for name, array in arrays.items():
         _check_array(name, array, tuple(parameters[name].shape))
     with torch.no_grad():
@@ -114,14 +114,19 @@ def write_arrays(model: PeftModel, arrays: Arrays) -> None:
             parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
 
-def save_adapter(folder: Path, model: PeftModel) -> None:
+def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``: the same bytes for the same adapter, no path of this machine.
 
     Plain PEFT loads it: ``PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(BASE), folder)``.
+    With a ``residual`` each layer gets the rank that both need together (PEFT's ``rank_pattern``), at the same lora_alpha / r.
     """
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in named_adapter_parameters(model).items()}
+    tensors, ranks = whole_adapter(tensors, residual or {})
     settings = model.peft_config[_ADAPTER].to_dict()
+    scaling = settings["lora_alpha"] / settings["r"]
     settings |= {
+        "rank_pattern": ranks,
+        "alpha_pattern": {layer: scaling * rank for layer, rank in ranks.items()},
         "inference_mode": True,
         "modules_to_save": head_modules(model.get_base_model()),
         "target_modules": sorted(settings["target_modules"]),
