@@ -57,8 +57,9 @@ def train_round(
             with _dropout_seeded_by(source):
                 for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
                     engine.backward(_losses(model, examples, batch), _to_device(examples.unit[batch], model))
-            mean = {name: total / plan.expected_batch_size for name, total in _noisy(engine.clipped_sum(), plan.noise_std, source).items()}
-            _step(model, optimizer, _proximal(mean, model, start, training.proximal_mu))
+            sums = _noisy(engine.clipped_sum(), plan.noise_std, source)
+            sums = _with_proximal(sums, model, start, training.proximal_mu * plan.expected_batch_size)
+            _step(model, optimizer, sums, plan.expected_batch_size)
     finally:
         engine.detach()
         model.forward.eval()
@@ -82,19 +83,19 @@ def _noisy(sums: Gradients, std: float, source: RandomSource) -> Gradients:
     return noisy
 
 
-def _proximal(gradients: Gradients, model: NodeModel, start: Gradients, mu: float) -> Gradients:
-    """Add mu · (w - w_global), the gradient of FedProx's term (Li et al. 2020, equation 2).
+def _with_proximal(sums: Gradients, model: NodeModel, start: Gradients, strength: float) -> Gradients:
+    """Add strength · (w - w_global), FedProx's gradient (Li et al. 2020, equation 2); ``strength`` is mu times the batch size.
 
     Both are known already from noisy steps and the request, so it comes after clipping and noise and costs no privacy.
     """
     if not start:
-        return gradients
-    return {name: gradient + mu * (model.parameters[name].detach() - start[name]) for name, gradient in gradients.items()}
+        return sums
+    return {name: total + strength * (model.parameters[name].detach() - start[name]) for name, total in sums.items()}
 
 
-def _step(model: NodeModel, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
+def _step(model: NodeModel, optimizer: torch.optim.Optimizer, sums: Gradients, expected_batch_size: float) -> None:
     for name, parameter in model.parameters.items():
-        parameter.grad = model.masked(name, gradients[name]).to(parameter.dtype)
+        parameter.grad = (model.masked(name, sums[name]) / expected_batch_size).to(parameter.dtype)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters.values()):

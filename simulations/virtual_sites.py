@@ -29,6 +29,7 @@ from fedethos.models import prefix
 from fedethos.models.adapter import attach_lora
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
+from fedethos.models.core import put_core_between
 from fedethos.privacy.ledger import Ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.ledger_plan import CommittedPlan
@@ -121,7 +122,10 @@ def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observ
     loaded = load_base(where, num_labels=len(job.data.label.values), sha256=job.model.sha256, seed=job.simulation.seed)
     _check_length(job, loaded.model.config.max_position_embeddings)
     device = training_device()
-    adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa").to(device)
+    adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa")
+    if job.aggregation == "fedsb":
+        put_core_between(adapted, seed=job.simulation.seed)
+    adapted.to(device)
 
     observer.stage("Reading and splitting the records")
     by_site = site_records(job, base)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedethos.aggregation import layers_of, lora_names, residual_names
+from fedethos.aggregation import core_name, layers_of, lora_names, residual_names
 from fedethos.messages import Arrays
 from fedethos.models.lowrank import Product, added, compressed, frobenius
 
@@ -85,9 +85,11 @@ def update_of(arrays: Arrays, layer: str) -> Product:
 
 
 def adapter_of(arrays: Arrays, layer: str) -> Product:
-    """B A of a layer."""
+    """B A of a layer; B R A where there is a core R."""
     name_b, name_a = lora_names(layer)
-    return Product.of(arrays[name_b], arrays[name_a])
+    product = Product.of(arrays[name_b], arrays[name_a])
+    core = arrays.get(core_name(layer))
+    return product if core is None else Product(product.b @ core.astype(np.float64), product.a)
 
 
 def residual_of(arrays: Arrays, layer: str) -> list[Product]:

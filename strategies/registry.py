@@ -13,6 +13,7 @@ from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.strategies.fedavg import AdapterFedAvg
 from fedethos.strategies.fedex import FedEx
+from fedethos.strategies.fedsb import FedSb
 from fedethos.strategies.fedsvd import FedSvd
 from fedethos.strategies.ffa import FfaLora
 from fedethos.strategies.flexlora import FlexLora
@@ -21,7 +22,7 @@ from fedethos.strategies.rolora import RoLora
 
 Moments = dict[str, npt.NDArray[np.floating]]
 
-_RULES = {rule.rule: rule for rule in (AdapterFedAvg, FfaLora, RoLora, FedSvd, FedEx, FlexLora)}
+_RULES = {rule.rule: rule for rule in (AdapterFedAvg, FfaLora, RoLora, FedSvd, FedEx, FlexLora, FedSb)}
 _ADAPTIVE = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}  # Reddi et al. 2020, as Flower has them
 
 _MOMENTS = ("m_t", "v_t")  # arrays by name in Flower's adaptive strategies

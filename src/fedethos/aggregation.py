@@ -10,6 +10,7 @@ fedsvd       B                      mean of B, then A and B anew by SVD         
 fedex        A and B                means, and the rest into a residual              exact
 flora        A and B                all sites' factors stacked into a residual       exact
 flexlora     A and B, own ranks     SVD of the mean of BA, cut at lora.r             not met: cut
+fedsb        the r x r core         mean of the core between fixed B and A           exact
 ============ ====================== ================================================ ======================
 
 Names are PEFT's. A residual is a second, frozen low-rank pair under names of its own, scaled as the adapter is: a layer's update is
@@ -22,7 +23,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-Aggregation = Literal["fedavg", "ffa", "rolora", "fedsvd", "fedex", "flora", "flexlora"]
+Aggregation = Literal["fedavg", "ffa", "rolora", "fedsvd", "fedex", "flora", "flexlora", "fedsb"]
 
 WITH_RESIDUAL: frozenset[Aggregation] = frozenset({"fedex", "flora"})
 
@@ -31,8 +32,8 @@ _LAYER = re.compile(r"^(?P<layer>.*)\.(?P<kind>lora|residual)_(?P<factor>[AB])\.
 
 def trained_in(rule: Aggregation, round: int, names: Iterable[str]) -> list[str]:
     """Those of ``names`` that train in ``round`` (from 1), sorted. The head always trains, a residual never."""
-    resting = _resting_factor(rule, round)
-    return sorted(name for name in names if not is_residual(name) and (resting is None or f".lora_{resting}." not in name))
+    resting = tuple(f".lora_{factor}.weight" for factor in _resting_factors(rule, round))
+    return sorted(name for name in names if not is_residual(name) and not name.endswith(resting))
 
 
 def phases(rule: Aggregation, names: Iterable[str]) -> list[list[str]]:
@@ -68,9 +69,14 @@ def residual_names(layer: str) -> tuple[str, str]:
     return f"{layer}.residual_B.weight", f"{layer}.residual_A.weight"
 
 
-def _resting_factor(rule: Aggregation, round: int) -> Literal["A", "B"] | None:
+def core_name(layer: str) -> str:
+    """Name of the r x r core of fedsb, which stands between a layer's B and A. PEFT leaves its adapter's name in it."""
+    return f"{layer}.lora_A.default.core.weight"
+
+
+def _resting_factors(rule: Aggregation, round: int) -> str:
     if rule in ("ffa", "fedsvd"):
         return "A"
     if rule == "rolora":
         return "A" if round % 2 == 1 else "B"
-    return None
+    return "AB" if rule == "fedsb" else ""

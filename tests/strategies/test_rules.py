@@ -12,6 +12,7 @@ from fedethos.models.lowrank import Product, added, compressed, frobenius, with_
 from fedethos.strategies.averaging import aggregation_error
 from fedethos.strategies.fedavg import AdapterFedAvg
 from fedethos.strategies.fedex import FedEx
+from fedethos.strategies.fedsb import FedSb
 from fedethos.strategies.fedsvd import FedSvd
 from fedethos.strategies.ffa import FfaLora
 from fedethos.strategies.flexlora import FlexLora
@@ -30,12 +31,14 @@ RULES = {
     "fedex": FedEx(),
     "flora": Flora(seed=4),
     "flexlora": FlexLora(),
+    "fedsb": FedSb(),
 }
-EXACT = ("ffa", "rolora", "fedsvd", "fedex", "flora")
+EXACT = ("ffa", "rolora", "fedsvd", "fedex", "flora", "fedsb")
 
 
-def adapter(rng: np.random.Generator) -> Arrays:
+def adapter(rng: np.random.Generator, *, core: bool = False) -> Arrays:
     arrays = {HEAD: rng.normal(size=(2, 4))}
+    arrays |= {f"{layer}.lora_A.default.core.weight": rng.normal(size=(RANK, RANK)) for layer in LAYERS if core}
     for layer, (d_out, d_in) in LAYERS.items():
         arrays |= {f"{layer}.lora_A.weight": rng.normal(size=(RANK, d_in)), f"{layer}.lora_B.weight": rng.normal(size=(d_out, RANK))}
     return {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -44,7 +47,9 @@ def adapter(rng: np.random.Generator) -> Arrays:
 def dense(arrays: Arrays, layer: str) -> np.ndarray:
     """The layer's update, by plain matrix products."""
     wide = {name: array.astype(np.float64) for name, array in arrays.items()}
-    update = wide[f"{layer}.lora_B.weight"] @ wide[f"{layer}.lora_A.weight"]
+    b = wide[f"{layer}.lora_B.weight"]
+    core = wide.get(f"{layer}.lora_A.default.core.weight", np.eye(b.shape[1]))
+    update = b @ core @ wide[f"{layer}.lora_A.weight"]
     if f"{layer}.residual_B.weight" in wide:
         update = update + wide[f"{layer}.residual_B.weight"] @ wide[f"{layer}.residual_A.weight"]
     return update
@@ -78,13 +83,14 @@ def everybody_is_asked() -> None:
 def federated(rule: Aggregation, rounds: int) -> list[tuple[Arrays, Arrays, list[Arrays], Arrays]]:
     """(before, frozen, updates, after) of some rounds in which sites train at random."""
     rng = np.random.default_rng(11)
-    start = adapter(rng)
-    frozen = {name: array for name, array in start.items() if rule == "ffa" and ".lora_A." in name}
+    start = adapter(rng, core=rule == "fedsb")
+    once = {"ffa": (".lora_A.weight",), "fedsb": (".lora_A.weight", ".lora_B.weight")}.get(rule, ())
+    frozen = {name: array for name, array in start.items() if name.endswith(tuple(once))}
     current = {name: array for name, array in start.items() if name not in frozen}
     seen = []
     for number in range(1, rounds + 1):
         names = trained_in(rule, number, current)
-        updates = [{name: value for name, value in adapter(rng).items() if name in names} for _ in WEIGHTS]
+        updates = [{name: value for name, value in adapter(rng, core=rule == "fedsb").items() if name in names} for _ in WEIGHTS]
         after = one_round(rule, number, current, updates)
         seen.append((current, frozen, updates, after))
         current = after
@@ -196,7 +202,7 @@ def test_flexlora_is_exact_where_the_rank_suffices() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_reply_with_other_tensors_than_the_round_trains_is_refused(rule: Aggregation) -> None:
     rng = np.random.default_rng(1)
-    sent = adapter(rng)
+    sent = adapter(rng, core=rule == "fedsb")
     names = [name for name in trained_in(rule, 2, sent) if name != HEAD]
     with pytest.raises(FedethosError, match="AGG-740"):
         one_round(rule, 2, sent, [{name: sent[name] for name in names}] * 3)

@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from fedethos.errors import FedethosError
 from fedethos.job import Lora
 from fedethos.models.base import head_modules
+from fedethos.models.core import without_core
 from fedethos.models.residual import whole_adapter
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
@@ -121,7 +122,7 @@ def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None)
     With a ``residual`` each layer gets the rank that both need together (PEFT's ``rank_pattern``), at the same lora_alpha / r.
     """
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in named_adapter_parameters(model).items()}
-    tensors, ranks = whole_adapter(tensors, residual or {})
+    tensors, ranks = whole_adapter(without_core(tensors), residual or {})
     settings = model.peft_config[_ADAPTER].to_dict()
     scaling = settings["lora_alpha"] / settings["r"]
     settings |= {
