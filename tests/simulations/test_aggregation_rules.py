@@ -55,7 +55,7 @@ def global_logits(job_file: Path, out: Path, tmp_path: Path, *overrides: str) ->
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, {"epsilon": 8.0}], ids=["open", "private"])
 @pytest.mark.parametrize("rule", ["fedavg", *EXACT, "flexlora"])
 def test_a_rule_runs_and_its_adapter_is_the_last_global_model(write_job, tmp_path: Path, tiny_base: Path, rule: str, privacy) -> None:
-    job_file = write_job(privacy=privacy, federation={"rounds": 3, "min_sites": 2, "aggregation": rule})
+    job_file = write_job(privacy=privacy, federation={"rounds": 2, "min_sites": 2, "aggregation": rule})
     out = tmp_path / "run"
     result = run(job_file, out, wire=True)
     assert result["status"] == "completed" and all(len(line["sites"]) == 3 for line in rounds(out))
@@ -66,9 +66,9 @@ def test_a_rule_runs_and_its_adapter_is_the_last_global_model(write_job, tmp_pat
     np.testing.assert_allclose(plain_peft_logits(tiny_base, out / "adapter"), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("choice", [{"aggregation": "rolora"}, {"aggregation": "flora"}, {"server_optimizer": "fedavgm"}], ids=str)
-def test_a_run_cut_in_its_last_round_ends_with_the_same_numbers(write_job, tmp_path: Path, choice: dict[str, str]) -> None:
-    job_file = write_job(federation={"rounds": 3, "min_sites": 2, **choice})
+@pytest.mark.parametrize(("key", "value"), [("aggregation", "rolora"), ("aggregation", "flora"), ("server_optimizer", "fedavgm")])
+def test_a_run_cut_in_its_last_round_ends_with_the_same_numbers(write_job, tmp_path: Path, key: str, value: str) -> None:
+    job_file = write_job(federation={"rounds": 3, "min_sites": 2, key: value})
     whole = run(job_file, tmp_path / "whole")
 
     class Interrupt(Silent):
