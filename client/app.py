@@ -8,15 +8,26 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from typing import Protocol
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedethos.client.node import Node
 from fedethos.errors import FedethosError
-from fedethos.messages import ErrorReply, Reply, Request, decode_request, encode_reply
+from fedethos.messages import ErrorReply, EvaluateReply, Reply, Request, SetupReply, TrainReply, decode_request, encode_reply
 
-NodeOf = Callable[[Context], Node]
+
+class Answers(Protocol):
+    """What stands behind the messages: a ``Node``, or in a simulation one that attacks."""
+
+    def setup(self, request: Request) -> SetupReply: ...
+
+    def train(self, request: Request) -> TrainReply: ...
+
+    def evaluate(self, request: Request) -> EvaluateReply: ...
+
+
+NodeOf = Callable[[Context], Answers]
 
 incidents = logging.getLogger("fedethos.incidents")  # local only; a deployment writes it to a file for its owner
 
@@ -54,7 +65,7 @@ def _answer(message: Message, handler: Callable[[Request], Reply]) -> Message:
     return Message(encode_reply(reply), reply_to=message)
 
 
-def _no_node(context: Context) -> Node:
+def _no_node(context: Context) -> Answers:
     raise FedethosError(
         "NODE-501",
         "This ClientApp was started without a node.",

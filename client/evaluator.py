@@ -8,9 +8,12 @@ import torch
 
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel, log_odds_of
+from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.histograms import OVERALL, histogram
-from fedethos.job import Data
+from fedethos.fairness.layout import Layout
+from fedethos.job_data import Data
 from fedethos.messages import Tables
+from fedethos.privacy.randomness import RandomSource
 
 _TOKENS_PER_BATCH = 8192
 
@@ -38,5 +41,34 @@ def tabulate(scores: npt.NDArray[np.float64], examples: Examples, data: Data) ->
         return {OVERALL: histogram(scores, examples.label, everybody, groups=1, labels=labels)}
     return {
         attribute: histogram(scores, examples.label, examples.groups[attribute], groups=len(categories) + 1, labels=labels)
+        for attribute, categories in data.sensitive.items()
+    }
+
+
+def lay_out(scores: npt.NDArray[np.float64], examples: Examples, data: Data, layout: Layout, coins: RandomSource) -> Tables:
+    """The exact tables that ``layout`` asks for; full histograms if it asks for nothing. ``coins``: for randomised decisions."""
+    full = tabulate(scores, examples, data)
+    if not layout.wanted:
+        return full
+    if layout.rules is None:
+        return layout.tables(full)
+    favored = decide(scores, examples, layout.rules, coins)
+    return layout.tables(full, tabulate_decisions(favored, examples, data))
+
+
+def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRules, coins: RandomSource) -> npt.NDArray[np.bool_]:
+    """Favorable decisions bool[n], each record by the rule of its group."""
+    return coins.uniform(len(scores)) < rules.chance(scores, examples.groups[rules.attribute])
+
+
+def tabulate_decisions(favored: npt.NDArray[np.bool_], examples: Examples, data: Data) -> Tables:
+    """Counts int64[groups, labels, 2] by decision, one table per sensitive attribute."""
+    labels = len(data.label.values)
+    return {
+        attribute: np.bincount(
+            (examples.groups[attribute] * labels + examples.label) * 2 + favored, minlength=(len(categories) + 1) * labels * 2
+        )
+        .reshape(len(categories) + 1, labels, 2)
+        .astype(np.int64)
         for attribute, categories in data.sensitive.items()
     }

@@ -1,6 +1,6 @@
 """A site's records as a trainer sees them: model inputs, labels, groups and units of privacy.
 
-Inputs are either tokens or, when only upper layers are adapted, the cached hidden states of the frozen layers below.
+Inputs are tokens, the cached hidden states of frozen layers when only upper layers are adapted, or the features of a table.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from fedethos.data.records import Records
@@ -25,7 +26,7 @@ class Inputs(Protocol):
 
     @property
     def lengths(self) -> Indices:
-        """Tokens of each record, int64[n]."""
+        """Tokens of each record, int64[n]; 1 where a record has none."""
 
     def batch(self, indices: Indices) -> dict[str, Tensor]:
         """Keyword arguments of the model's forward for these records, padded to the longest of them."""
@@ -58,13 +59,31 @@ class HiddenInputs:
 
 
 @dataclass(frozen=True)
+class FeatureInputs:
+    """Features of a table, float32[n, d]. Each record counts as one token."""
+
+    features: Tensor
+
+    @property
+    def lengths(self) -> Indices:
+        return np.ones(len(self.features), dtype=np.int64)
+
+    def batch(self, indices: Indices) -> dict[str, Tensor]:
+        return {"features": self.features[torch.from_numpy(indices)]}
+
+
+@dataclass(frozen=True)
 class Examples:
-    """``label`` int64[n], ``groups`` attribute -> int64[n], ``unit`` int64[n] dense in [0, units)."""
+    """``label`` int64[n], ``groups`` attribute -> int64[n], ``unit`` int64[n] dense in [0, units).
+
+    ``weight`` float64[n] multiplies gradients after clipping; None: all are 1.
+    """
 
     inputs: Inputs
     label: Indices
     groups: Mapping[str, Indices]
     unit: Indices
+    weight: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, records: Records, unit: Literal["person", "record"], inputs: Inputs) -> Examples:
@@ -80,7 +99,9 @@ class Examples:
 
     def rows_of(self, units: Indices) -> Indices:
         """All records of the given units."""
-        return np.flatnonzero(np.isin(self.unit, units))
+        chosen = np.zeros(self.units, dtype=np.bool_)
+        chosen[units] = True
+        return np.flatnonzero(chosen[self.unit])
 
 
 def micro_batches(rows: Indices, unit: Indices, lengths: Indices, tokens: int) -> Iterator[Indices]:

@@ -1,73 +1,75 @@
-"""The model on a node: a frozen base, the adapter that is trained, and the shortest forward pass that reaches it.
+"""The model on a node: its named parameters, those that train, and the shortest forward pass that reaches them.
 
 All virtual sites of a simulation share one ``NodeModel``; only the adapter's numbers are swapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from fedethos.aggregation import is_residual
 from fedethos.messages import Arrays
-from fedethos.models import adapter
+from fedethos.models.adapter import named_adapter_parameters
+from fedethos.models.base import weights_hash
 from fedethos.models.residual import FoldedResidual, residual_of
-
-if TYPE_CHECKING:
-    from peft import PeftModel
+from fedethos.models.tensors import read_arrays, write_arrays
 
 
 class NodeModel:
     """Parameters
     ----------
-    model : PeftModel
-        Base model with its adapter attached.
+    model : PeftModel or nn.Module
+        A base model with its adapter attached, whose adapter trains; or a model of its own, which trains whole.
     forward : nn.Module
         What computes logits: ``model`` itself, or its tail above the frozen prefix (same parameters).
     base_sha256 : str
-        Content hash of the base model's folder.
+        Content hash of the base model's folder, or of a tabular model's architecture.
 
     Attributes
     ----------
     exchanged_names, frozen_names : list of str
-        Adapter tensors that travel in each request, and those that travel once.
+        Tensors that travel in each request, and those that travel once.
     parameters : dict of str to nn.Parameter
-        What trains now (``train_only``).
+        What trains now (``training``): the exchanged tensors, or some of them.
     """
 
-    def __init__(self, model: PeftModel, forward: nn.Module, base_sha256: str) -> None:
+    def __init__(self, model: PeftModel | nn.Module, forward: nn.Module, base_sha256: str) -> None:
         self.model = model
         self.base_sha256 = base_sha256
         self.forward = forward
         self.device = next(model.parameters()).device
-        self.exchanged_names = adapter.trainable_names(model)
-        self.frozen_names = adapter.frozen_names(model)
-        named = adapter.named_adapter_parameters(model)
-        self.parameters = {name: named[name] for name in self.exchanged_names}
+        self._named = named_adapter_parameters(model) if isinstance(model, PeftModel) else dict(sorted(model.named_parameters()))
+        self.exchanged_names = [name for name, parameter in self._named.items() if parameter.requires_grad]
+        self.frozen_names = [name for name, parameter in self._named.items() if not parameter.requires_grad]
+        self.parameters = {name: self._named[name] for name in self.exchanged_names}
         self._rank: int | None = None
         self._residual = FoldedResidual(model)
 
-    @property
-    def trainable_names(self) -> list[str]:
-        """Names of what trains now, sorted."""
-        return sorted(self.parameters)
+    @contextmanager
+    def training(self, names: Collection[str], *, rank: int | None = None) -> Iterator[None]:
+        """Inside, exactly these of the exchanged tensors train, so that a clipping engine has them and no others to cover.
 
-    def train_only(self, names: Collection[str], *, rank: int | None = None) -> None:
-        """Let exactly these tensors train, and only the first ``rank`` rows of A and columns of B (None: all). The rest becomes zero."""
-        named = adapter.named_adapter_parameters(self.model)
-        for name, parameter in named.items():
+        ``rank``: only the first rows of A and columns of B train (None: all). Beyond them everything becomes zero, and stays so.
+        """
+        whole = self.parameters
+        for name, parameter in whole.items():
             parameter.requires_grad_(name in names)
-        self.parameters = {name: named[name] for name in sorted(names)}
-        self._rank = rank
-        if rank is not None:
+        self.parameters, self._rank = {name: whole[name] for name in sorted(names)}, rank
+        try:
             with torch.no_grad():
-                for name, parameter in named.items():
+                for name, parameter in whole.items() if rank is not None else ():
                     parameter.copy_(self.masked(name, parameter))
+            yield
+        finally:
+            for parameter in whole.values():
+                parameter.requires_grad_(True)
+            self.parameters, self._rank = whole, None
 
     def masked(self, name: str, tensor: Tensor) -> Tensor:
         """``tensor`` (a parameter or its gradient) with zero in what lies beyond this site's rank."""
@@ -79,28 +81,30 @@ class NodeModel:
         return kept
 
     def load(self, arrays: Arrays) -> None:
-        """Write adapter tensors: exactly those that travel in each request (and the residual, if any), or exactly the frozen ones."""
+        """Write tensors: exactly those that travel in each request (and the residual, if any), or exactly the frozen ones."""
         self._residual.fold(residual_of(arrays))
-        adapter.write_arrays(self.model, {name: array for name, array in arrays.items() if not is_residual(name)})
+        write_arrays(self._named, {name: array for name, array in arrays.items() if not is_residual(name)})
 
-    def read(self) -> Arrays:
-        """The tensors that travel in each request, without residual, float32."""
-        arrays: Arrays = adapter.read_arrays(self.model, self.exchanged_names)
-        return arrays
+    def read(self, names: Collection[str] | None = None) -> Arrays:
+        """Tensors by name, float32; None: those that travel in each request. Without the residual."""
+        return read_arrays(self._named, self.exchanged_names if names is None else names)
 
-    def read_trained(self) -> Arrays:
-        """The tensors that train now, float32."""
-        arrays: Arrays = adapter.read_arrays(self.model, self.trainable_names)
-        return arrays
+    @property
+    def residual(self) -> Arrays:
+        """The residual that was loaded; empty for most aggregation rules."""
+        return self._residual.arrays
 
     def restore_base(self) -> None:
         """Put the base model's own weights back where a residual is folded in."""
         self._residual.unfold()
 
-    def save(self, arrays: Arrays, folder: Path) -> None:
-        """Load ``arrays`` and write them in PEFT's format."""
-        self.load(arrays)
-        adapter.save_adapter(folder, self.model, residual_of(arrays))
+    def read_frozen(self) -> Arrays:
+        """The tensors that travel once and do not train, float32."""
+        return read_arrays(self._named, self.frozen_names)
+
+    def base_weights(self) -> str | None:
+        """Hash of the weights below the adapter, which training may not change; None where the whole model trains."""
+        return weights_hash(self.model) if isinstance(self.model, PeftModel) else None
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Class logits, float32[b, labels]."""
@@ -109,8 +113,8 @@ class NodeModel:
         return logits.float()
 
     def head_names(self) -> set[str]:
-        """Names of the classification head's tensors (they may have their own learning rate)."""
-        return {name for name in self.parameters if "lora_" not in name}
+        """Names of the tensors outside LoRA: the classification head, which may have its own learning rate; or a whole model."""
+        return {name for name in self.exchanged_names if "lora_" not in name}
 
 
 def training_device() -> torch.device:

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 
 import fedethos
 from fedethos.aggregation import WITH_RESIDUAL, is_residual, trained_in
-from fedethos.client.evaluator import score, tabulate
+from fedethos.client.cell_weights import Floats, accepted_weights, weighed
+from fedethos.client.evaluator import lay_out, score
 from fedethos.client.examples import Examples
+from fedethos.client.head_warmup import head_first
 from fedethos.client.model import NodeModel
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
+from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.layout import Layout
 from fedethos.job import Job
-from fedethos.messages import Basis, EvaluateReply, Request, SetupReply, SplitName, Tables, TrainReply
+from fedethos.messages import Arrays, Basis, EvaluateReply, Request, SetupReply, SplitName, Tables, TrainReply
+from fedethos.privacy.clipping import Clipping
 from fedethos.privacy.counts import purpose_of, release_counts
 from fedethos.privacy.engine import ClippingEngine, PlainEngine
 from fedethos.privacy.events import TrainingSteps
@@ -59,31 +63,36 @@ class Node:
     def train(self, request: Request) -> TrainReply:
         """One round of local training from the given adapter. A round that was answered before is answered with the stored bytes."""
         self._check(request, rounds=range(1, self.job.federation.rounds + 1))
+        weights = accepted_weights(request.cell_weights, self.job)
         if self.ledger is None:
             self._load(request)
-            self._train(request.round, PlainEngine(), noise_multiplier=0.0)
-            return unprotected_update(self.model.read_trained(), self.job)
+            return unprotected_update(self._train(request.round, PlainEngine(), weights, noise_multiplier=0.0), self.job)
         if (stored := self.ledger.stored_reply(TRAIN, request.round)) is not None:
             return stored_update(stored)
         self._load(request)
-        return self._train_privately(request.round, self.ledger)
+        return self._train_privately(request.round, weights, self.ledger)
 
     def evaluate(self, request: Request) -> EvaluateReply:
-        """Counts of this site's validation or test people: noisy ones that the ledger paid for, exact ones under ``privacy.mode: none``."""
+        """Counts of this site's people: noisy ones that the ledger paid for, exact ones under ``privacy.mode: none``.
+
+        Of training people only the score table by group is counted, for the thresholds per group that the job names.
+        """
         self._check(request, rounds=range(self.job.federation.rounds + 1))
         if request.split is None:
             raise FedethosError("SEC-630", "An evaluate message names no split.")
+        layout = layout_of(request)
+        self._check_layout(request.split, layout)
         if self.ledger is None:
-            return EvaluateReply(self._exact_counts(request, request.split), Basis.UNPROTECTED)
-        if request.cuts is None and request.edge is None:
+            return EvaluateReply(self._exact_counts(request, request.split, layout), Basis.UNPROTECTED)
+        if not layout.wanted:
             raise FedethosError(
                 "PRIV-330",
                 "Exact counts were asked for, but the job is private.",
                 why="A count without noise is not covered by the job's epsilon.",
             )
-        return self._release_counts(request, request.split, Layout(request.cuts, request.edge), self.ledger)
+        return self._release_counts(request, request.split, layout, self.ledger)
 
-    def _train_privately(self, round: int, ledger: CommittedPlan) -> TrainReply:
+    def _train_privately(self, round: int, weights: Floats | None, ledger: CommittedPlan) -> TrainReply:
         """Pay, train with the noise that was paid for, record, and only then hand the update over."""
         training, privacy = self.job.training, self.job.privacy
         if ledger.lost(TRAIN, round):
@@ -92,10 +101,10 @@ class Node:
         if not isinstance(receipt.event, TrainingSteps):
             raise FedethosError("PRIV-336", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
         noise_multiplier = receipt.event.noise_multiplier
-        self._train(round, clipping_engine(self.job, privacy.max_grad_norm), noise_multiplier=noise_multiplier)
+        update = self._train(round, clipping_engine(self.job, privacy.max_grad_norm), weights, noise_multiplier=noise_multiplier)
         rate = sampling_rate_of(self.job, self.declared_size)
         performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=training.local_steps)
-        return paid_update(receipt.release(self.model.read_trained(), event=performed), ledger)
+        return paid_update(receipt.release(update, event=performed), ledger)
 
     def _release_counts(self, request: Request, split: SplitName, layout: Layout, ledger: CommittedPlan) -> EvaluateReply:
         """Pay, count, add the noise that was paid for, record, and only then hand the counts over."""
@@ -103,26 +112,55 @@ class Node:
         if (stored := ledger.stored_reply(purpose, request.round)) is not None:
             return stored_counts(stored)
         if ledger.lost(purpose, request.round):
-            ledger.replan(purpose, 1 if split == "test" else max(1, self.job.federation.rounds - request.round + 1))
+            ledger.replan(purpose, max(1, self.job.federation.rounds - request.round + 1) if split == "validation" else 1)
         receipt = ledger.reserve(purpose, request.round)
-        exact = layout.tables(self._exact_counts(request, split))
+        exact = self._exact_counts(request, split, layout)
         return paid_counts(release_counts(exact, receipt, self.source_of(purpose, request.round)), ledger)
 
-    def _exact_counts(self, request: Request, split: SplitName) -> Tables:
+    def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)
         examples = self.examples[split]
-        return tabulate(score(self.model, examples, self.job.data.label.favorable_index), examples, self.job.data)
+        scores = score(self.model, examples, self.job.data.label.favorable_index)
+        return lay_out(scores, examples, self.job.data, layout, self.source_of(f"decisions/{split}", request.round))
 
-    def _train(self, round: int, engine: ClippingEngine, *, noise_multiplier: float) -> None:
-        self.model.train_only(trained_in(self.job.aggregation, round, self.model.exchanged_names), rank=self.rank)
-        plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier)
-        train_round(self.model, self.examples["train"], self.job.training, plan, engine, lambda step: self.source_of(round, step))
+    def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> Arrays:
+        """Train; what the aggregation rule trains in this round (a head warm-up leaves the adapter in it as it came)."""
+        largest = 1.0 if weights is None else float(weights.max())
+        plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier, largest_weight=largest)
+        examples = weighed(self.examples["train"], weights, self.job)
+        names = trained_in(self.job.aggregation, round, self.model.exchanged_names)
+        with self.model.training(head_first(names, round, self.job.training), rank=self.rank):
+            train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step))
+        return self.model.read(names)
 
     def _load(self, request: Request) -> None:
         allowed = self.job.aggregation in WITH_RESIDUAL
         if {name for name in request.arrays if not (allowed and is_residual(name))} != set(self.model.exchanged_names):
             raise _not_negotiated()
         self.model.load(request.arrays)
+
+    def _check_layout(self, split: SplitName, layout: Layout) -> None:
+        """Training people are counted for thresholds per group and for nothing else; those the job has to name."""
+        if (split == "train") != (layout.group_cuts is not None) or (split == "train" and layout.wanted != ("group-scores",)):
+            raise FedethosError(
+                "SEC-650",
+                "Counts of training people were asked for other than for thresholds per group, or those of other people.",
+                why="Nothing was computed.",
+            )
+        by_group = layout.group_cuts is not None or layout.rules is not None
+        attribute = self.job.fairness_attribute
+        known = self.job.fairness.group_constraint is not None and attribute is not None and layout.attribute == attribute
+        if by_group and not (known and (layout.rules is None or self._fit(layout.rules, attribute or ""))):
+            raise FedethosError(
+                "SEC-651",
+                "Decisions by group were asked for that the approved job does not name.",
+                where="fairness.thresholds",
+                why="Nothing was computed.",
+            )
+
+    def _fit(self, rules: GroupRules, attribute: str) -> bool:
+        coin = self.job.policy is not None and self.job.policy.allow_randomized_decisions
+        return len(rules.rules) == len(self.job.data.sensitive[attribute]) + 1 and (coin or not rules.randomized)
 
     def _check(self, request: Request, *, rounds: range) -> None:
         if request.job_sha256 != self.job.sha256:
@@ -136,9 +174,21 @@ class Node:
             raise FedethosError("SEC-631", "A message names a round that the job does not have.", why="Nothing was computed.")
 
 
+def layout_of(request: Request) -> Layout:
+    """The tables that an evaluate request asks for. AGG-734, AGG-760 or AGG-763 when it contradicts itself."""
+    rules = None if request.rules is None else GroupRules.of_numbers(request.attribute or "", request.rules)
+    return Layout(request.cuts, request.edge, rules, request.attribute, request.group_cuts)
+
+
 def clipping_engine(job: Job, max_grad_norm: float) -> ClippingEngine:
-    """The engine that the job names (``privacy.engine``)."""
-    return FusedEngine(max_grad_norm) if job.privacy.engine == "fused" else OpacusEngine(max_grad_norm)
+    """The engine that the job names (``privacy.engine``, ``privacy.clipping``)."""
+    engine = FusedEngine if job.privacy.engine == "fused" else OpacusEngine
+    return engine(max_grad_norm, clipping_rule(job))
+
+
+def clipping_rule(job: Job) -> Clipping:
+    """What a step does with a gradient; adaptive clipping is flat within a step."""
+    return "automatic" if job.privacy.clipping == "automatic" else "flat"
 
 
 def _not_negotiated() -> FedethosError:

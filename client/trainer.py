@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from fedethos.client.examples import Examples, Indices, micro_batches
+from fedethos.client.iterates import IterateAverage
 from fedethos.client.model import NodeModel
 from fedethos.errors import FedethosError
 from fedethos.job import Job, Training
+from fedethos.job_clipping import AdaptiveClipping
 from fedethos.losses import per_example_cross_entropy
+from fedethos.privacy.adaptive import gradient_noise_multiplier, next_clipbound
 from fedethos.privacy.engine import ClippingEngine, Gradients
 from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
@@ -28,25 +31,44 @@ SourceOfStep = Callable[[int], RandomSource]
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """What one step does; all of it public. ``noise_std`` is noise_multiplier times max_grad_norm, 0 without privacy."""
+    """What one step does; all of it public.
+
+    Attributes
+    ----------
+    noise_std : float
+        noise_multiplier times max_grad_norm times the largest weight of a cell; 0 without privacy.
+    adaptive : AdaptiveClipping, optional
+        The clipping norm moves after each step, and the noise with it. ``noise_std`` is then that of the first step, with the noise
+        multiplier of the gradient (``privacy/adaptive.py``).
+    """
 
     sampling_rate: float
     expected_batch_size: float
     noise_std: float
+    adaptive: AdaptiveClipping | None = None
 
     @classmethod
-    def of(cls, job: Job, *, declared_size: int, noise_multiplier: float) -> StepPlan:
-        """The step of a site that declares ``declared_size`` training units."""
+    def of(cls, job: Job, *, declared_size: int, noise_multiplier: float, largest_weight: float = 1.0) -> StepPlan:
+        """The step of a site that declares ``declared_size`` training units. Errors as for ``gradient_noise_multiplier``."""
         rate = sampling_rate_of(job, declared_size)
-        return cls(sampling_rate=rate, expected_batch_size=rate * declared_size, noise_std=noise_multiplier * job.privacy.max_grad_norm)
+        adaptive = job.privacy.adaptive if job.privacy.clipping == "adaptive" and noise_multiplier > 0.0 else None
+        if adaptive is not None:
+            noise_multiplier = gradient_noise_multiplier(noise_multiplier, adaptive.unclipped_num_std)
+        return cls(
+            sampling_rate=rate,
+            expected_batch_size=rate * declared_size,
+            noise_std=noise_multiplier * job.privacy.max_grad_norm * largest_weight,
+            adaptive=adaptive,
+        )
 
 
 def train_round(
     model: NodeModel, examples: Examples, training: Training, plan: StepPlan, engine: ClippingEngine, source_of: SourceOfStep
 ) -> None:
-    """Run ``training.local_steps`` steps in place on the adapter of ``model``."""
+    """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says."""
     optimizer = _optimizer(model, training)
     start = {name: parameter.detach().clone() for name, parameter in model.parameters.items()} if training.proximal_mu else {}
+    average = IterateAverage(model.parameters, training.iterate_average, training.local_steps)
     model.forward.train()  # only the adapter's own dropout differs between the modes
     engine.attach(model.forward, model.parameters)
     try:
@@ -54,12 +76,18 @@ def train_round(
             source = source_of(step)
             rows = examples.rows_of(np.flatnonzero(source.uniform(examples.units) < plan.sampling_rate))
             engine.reset()
-            with _dropout_seeded_by(source):
+            with _dropout_seeded_by(source, model.device):
                 for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
-                    engine.backward(_losses(model, examples, batch), _to_device(examples.unit[batch], model))
+                    engine.backward(
+                        _losses(model, examples, batch), _to_device(examples.unit[batch], model), _weights(model, examples, batch)
+                    )
             sums = _noisy(engine.clipped_sum(), plan.noise_std, source)
             sums = _with_proximal(sums, model, start, training.proximal_mu * plan.expected_batch_size)
             _step(model, optimizer, sums, plan.expected_batch_size)
+            if plan.adaptive is not None:
+                plan = _adapt(engine, plan, plan.adaptive, source)
+            average.add()
+        average.write()
     finally:
         engine.detach()
         model.forward.eval()
@@ -68,6 +96,10 @@ def train_round(
 def _losses(model: NodeModel, examples: Examples, batch: Indices) -> torch.Tensor:
     logits = model.logits(examples.inputs.batch(batch))
     return per_example_cross_entropy(logits, _to_device(examples.label[batch], model))
+
+
+def _weights(model: NodeModel, examples: Examples, batch: Indices) -> torch.Tensor | None:
+    return None if examples.weight is None else torch.from_numpy(examples.weight[batch]).to(model.device)
 
 
 def _noisy(sums: Gradients, std: float, source: RandomSource) -> Gradients:
@@ -81,6 +113,14 @@ def _noisy(sums: Gradients, std: float, source: RandomSource) -> Gradients:
         noisy[name] = sums[name] + noise[start:end].reshape(sums[name].shape).to(sums[name].device)
         start = end
     return noisy
+
+
+def _adapt(engine: ClippingEngine, plan: StepPlan, adaptive: AdaptiveClipping, source: RandomSource) -> StepPlan:
+    """Move the engine's clipping norm by the noisy count of this step; the noise of the next step moves in proportion."""
+    before = engine.max_grad_norm
+    balance = engine.unclipped_balance + adaptive.unclipped_num_std * float(source.normal(1)[0])
+    engine.max_grad_norm = next_clipbound(before, balance, adaptive, expected_batch_size=plan.expected_batch_size)
+    return replace(plan, noise_std=plan.noise_std * engine.max_grad_norm / before)
 
 
 def _with_proximal(sums: Gradients, model: NodeModel, start: Gradients, strength: float) -> Gradients:
@@ -121,8 +161,13 @@ def _to_device(values: Indices, model: NodeModel) -> torch.Tensor:
 
 
 @contextmanager
-def _dropout_seeded_by(source: RandomSource) -> Iterator[None]:
+def _dropout_seeded_by(source: RandomSource, device: torch.device) -> Iterator[None]:
     """Adapter dropout draws from the step's own source, whatever ran before in this process."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(source.uniform(1)[0] * 2**53))
+    seed = int(source.uniform(1)[0] * 2**53)
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed costs milliseconds: it asks every kind of device
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -26,7 +26,7 @@ from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.layout import FINE, SCORES, Layout
 from fedethos.fairness.suppression import withheld
 from fedethos.fairness.verdict import Verdict, judge
-from fedethos.job import UNKNOWN
+from fedethos.job_data import UNKNOWN
 from fedethos.storage import JsonValue
 
 

@@ -119,7 +119,7 @@ def metrics_chart(rounds: Sequence[Round]) -> Chart | None:
     return _lines_chart(
         "metrics",
         "Quality per round",
-        f"Validation metrics after every round{_exact_mark(rounds)}; round 0 is the untouched base model.",
+        f"Validation metrics after every round{_exact_mark(rounds)}; round 0 is before training.",
         [record.round for record in rounds],
         {"Quality": series},
     )

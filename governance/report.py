@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from fedethos.governance.charts import (
     MAX_ROWS,
     Chart,
@@ -24,8 +22,9 @@ from fedethos.governance.charts import (
     metrics_chart,
     privacy_table,
 )
+from fedethos.governance.pages import template
 from fedethos.job import Job
-from fedethos.records import FairnessReport, Manifest, PrivacyReport, Round
+from fedethos.records import FairnessReport, GroupRule, Manifest, PrivacyReport, Round
 from fedethos.result import Attribute, GapName, Interval, MetricName, Result, in_declared_order
 from fedethos.runfolder import RunFolder
 from fedethos.storage import write_atomically
@@ -43,6 +42,7 @@ from fedethos.wording import (
     natural,
     number,
     size,
+    trained_part,
 )
 
 METRICS: dict[MetricName, str] = {
@@ -107,14 +107,7 @@ def report_html(documents: Documents) -> str:
     result, privacy = documents.result, documents.privacy
     attributes = in_declared_order(result.fairness, documents.job.data.sensitive)
     drawn = _drawn_rounds(documents.rounds)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fedethos.governance", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         name=result.name,
         status=_status(documents),
         verdict=documents.fairness.verdict.sentences,
@@ -162,7 +155,7 @@ def _status(documents: Documents) -> str:
 def _tiles(documents: Documents, attributes: Mapping[str, Attribute]) -> list[Tile]:
     result, privacy = documents.result, documents.privacy
     auc, base = result.metrics.roc_auc.value, result.base_value("roc_auc")
-    gain = Tile("AUC gain over base", difference(auc, base), f"base model {number(base)}")
+    gain = Tile("AUC gain by training", difference(auc, base), f"before training {number(base)}")
     spent = largest_epsilon(privacy)
     return [
         _metric_tile("AUC", result.metrics.roc_auc),
@@ -199,7 +192,7 @@ def _metrics_table(result: Result) -> Table:
         item, base = result.metrics.of(name), result.base_value(name)
         row = (label, interval(item), number(base), difference(item.value, base))
         rows.append((*row, number(getattr(exact.metrics, name))) if exact else row)
-    columns = ("Metric", "Value (95 % interval)", "Base model", "Change")
+    columns = ("Metric", "Value (95 % interval)", "Before training", "Change")
     return Table((*columns, "Exact, simulation only") if exact else columns, tuple(rows))
 
 
@@ -259,16 +252,26 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
     edge = "" if threshold.log_odds is None else f", log-odds {threshold.log_odds:g}"
     return [
         ("Task", f"{job.task}: {label.column} is {' or '.join(label.values)}; favorable is {label.favorable}"),
-        ("Base model", manifest.base_model.path),
-        ("Adapter", f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}, aggregated with {job.aggregation}"),
+        ("Model", manifest.base_model.path),
+        ("Trained", f"{trained_part(job)}, aggregated with {job.aggregation}"),
         ("Aggregation error", f"{result.aggregation_error:.3g}"),
         ("Training", f"{job.training.local_steps} steps a round, {job.training.batch_size} {job.unit}s a step expected"),
         ("Sites", f"{len(manifest.sites)}; a round needs {job.federation.min_sites}"),
         ("People", ", ".join(f"{_people(count)} {split}" for split, count in people.model_dump().items())),
         ("Threshold", f"{threshold.kind}{edge}; from {threshold.source}"),
+        *((f"Threshold of {name}", _group_rule(rule)) for name, rule in threshold.groups.items()),
         ("Engine", f"{result.engine}, {manifest.threads} thread(s), seed {manifest.seed}"),
         ("Sent", f"{size(result.communication.bytes_up)} by the sites, {size(result.communication.bytes_down)} to them"),
     ]
+
+
+def _group_rule(rule: GroupRule) -> str:
+    if not rule.own:
+        return "everybody's"
+    if rule.low == rule.high and set(rule.chances) <= {0.0, 1.0}:
+        return f"log-odds {rule.low:.2f}"
+    below, between, above = rule.chances
+    return f"chance {below:.2f}; {between:.2f} from log-odds {rule.low:.2f}; {above:.2f} from {rule.high:.2f}"
 
 
 def _people(count: int | None) -> str:
@@ -278,5 +281,5 @@ def _people(count: int | None) -> str:
 def _hashes(documents: Documents) -> list[tuple[str, str]]:
     return [
         ("Job", documents.manifest.job_sha256),
-        ("Base model", documents.manifest.base_model.sha256),
+        ("Model", documents.manifest.base_model.sha256),
     ]

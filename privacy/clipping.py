@@ -21,7 +21,7 @@ from torch import Tensor
 
 Clipping = Literal["flat", "automatic"]
 
-_AUTOMATIC_GAMMA = 0.01  # the paper's stability constant; its results do not depend on it between 0.001 and 0.1
+AUTOMATIC_GAMMA = 0.01  # the paper's stability constant; its results do not depend on it between 0.001 and 0.1
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,13 @@ class ClippedSum:
         Shaped like one example's gradient.
     nonfinite_units : int
         Units left out because a value was NaN or infinite. A fact about the data: it must not leave the node unnoised.
+    unclipped_balance : float
+        Σ over units of 1/2 if the norm is at most C, else -1/2 (``privacy/adaptive.py``). A fact about the data as well.
     """
 
     sums: dict[str, Tensor]
     nonfinite_units: int
+    unclipped_balance: float
 
 
 def clip_and_sum(
@@ -96,12 +99,13 @@ def clip_and_sum(
     gradients = {name: units.add_rows(rows) for name, rows in per_example.items()}
     norms = _joint_norms(gradients)
     finite = torch.isfinite(norms)
-    factors = _factors(norms[finite], max_grad_norm / (1 + rounding_margin(_dimension(gradients))), clipping)
+    bound = max_grad_norm / (1 + rounding_margin(_dimension(gradients)))
+    factors = _factors(norms[finite], bound, clipping)
     if weights is not None:
         factors = factors * units.average_rows(weights.double())[finite]
     left_out = units.count - int(finite.sum())
     sums = {name: _weighted_sum(gradient[finite] if left_out else gradient, factors) for name, gradient in gradients.items()}
-    return ClippedSum(sums, left_out)
+    return ClippedSum(sums, left_out, int((norms <= bound).sum()) - units.count / 2)
 
 
 def rounding_margin(dimension: int) -> float:
@@ -126,7 +130,7 @@ def _joint_norms(gradients: Mapping[str, Tensor]) -> Tensor:
 
 def _factors(norms: Tensor, bound: float, clipping: Clipping) -> Tensor:
     if clipping == "automatic":
-        return bound / (norms + _AUTOMATIC_GAMMA)
+        return bound / (norms + AUTOMATIC_GAMMA)
     return (bound / norms).clamp(max=1.0)
 
 

@@ -127,14 +127,19 @@ def _loss(event: Event, times: int, adjacency: Adjacency) -> PrivacyLossDistribu
 
 
 def _gaussian_loss(noise_multiplier: float, sampling_rate: float, times: int, adjacency: Adjacency) -> PrivacyLossDistribution:
-    whole = sampling_rate == 1.0  # then the composition is itself one Gaussian
-    loss = from_gaussian_mechanism(
-        noise_multiplier / math.sqrt(times) if whole else noise_multiplier,
+    if sampling_rate == 1.0:  # then the composition is itself one Gaussian
+        return _gaussian_step(noise_multiplier / math.sqrt(times), sampling_rate, adjacency)
+    return _gaussian_step(noise_multiplier, sampling_rate, adjacency).self_compose(times)
+
+
+@lru_cache(maxsize=64)
+def _gaussian_step(noise_multiplier: float, sampling_rate: float, adjacency: Adjacency) -> PrivacyLossDistribution:
+    return from_gaussian_mechanism(
+        noise_multiplier,
         value_discretization_interval=_INTERVAL,
         sampling_prob=sampling_rate,
         neighboring_relation=_RELATIONS[adjacency],
     )
-    return loss if whole else loss.self_compose(times)
 
 
 def _discrete_loss(sigma: float, rows: int, cells: int) -> PrivacyLossDistribution:

@@ -13,13 +13,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from scipy.stats import binomtest, chi2, norm
 
+from fedethos.privacy.discrete_gaussian import discrete_gaussian_variance
 from fedethos.privacy.plan import PrivacyPlan
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-CheckName = Literal["statement", "accounting", "contributions", "noise", "sampling"]
+CheckName = Literal["statement", "accounting", "contributions", "noise", "sampling", "counts"]
 
 _SIGNIFICANCE = 1e-4
 ACCOUNTING_TOLERANCE = 1e-3  # relative; noise multipliers are searched to 0.1 %
@@ -83,6 +86,28 @@ def check_sampling(sampled: Bools, *, sampling_rate: float) -> Check:
         _dispersion_p(sampled.sum(axis=0), steps, sampling_rate),
     )
     return Check("sampling", p >= _SIGNIFICANCE, f"independent draws of each unit at rate {sampling_rate:.4g} are what was planned")
+
+
+def check_counts(noise: npt.NDArray[np.int64], *, sigma: float) -> Check:
+    """Whether released minus exact counts look like discrete Gaussian noise of parameter ``sigma`` in every cell, int64[n].
+
+    By its size and by its mean. The bounds on both p-values are Chernoff's, with the exact law of a cell: they hold for any number
+    of cells and any noise, where a chi-square would need a sigma well above 1.
+    """
+    cells, squares = noise.size, float(np.square(noise).sum())
+    x = np.arange(-math.ceil(120.0 * sigma) - 1, math.ceil(120.0 * sigma) + 2, dtype=np.float64)
+    scaled = np.square(x / sigma) / 2.0
+    normal = logsumexp(-scaled)
+
+    def log_bound(t: float) -> float:
+        """Log of E[exp(t S)] / exp(t s) for S the sum of all squares over 2 sigma^2, and s what was seen."""
+        return float(cells * (logsumexp((t - 1.0) * scaled) - normal) - t * squares / (2.0 * sigma**2))
+
+    size = 2.0 * math.exp(min(0.0, float(minimize_scalar(log_bound, bounds=(-200.0, 0.99), method="bounded").fun)))
+    mean = 2.0 * math.exp(-(float(noise.sum()) ** 2) / (2.0 * cells * sigma**2))  # a cell is sub-Gaussian with sigma
+    measured = math.sqrt(squares / (cells * discrete_gaussian_variance(sigma)))
+    says = f"released counts carry noise of {measured:.3f} times the stated standard deviation in {cells} cells"
+    return Check("counts", _smallest(size, mean) >= _SIGNIFICANCE, says)
 
 
 def _dispersion_p(counts: npt.NDArray[np.int64], steps: int, rate: float) -> float:

@@ -6,7 +6,9 @@ discrete (``composition.py``). Everything here follows from the job alone: no re
 
 A release has one or both of two parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
 label × prediction (without any attribute: one of everybody). Schedule: both parts of the test people once, at the end; validation
-scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those.
+scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. For thresholds per
+group there is ``group-scores``, one table group × label × score bin of the training people, once, at the end: the one release that is
+always paid together with training, whose noise makes room for it (``planner.py``).
 """
 
 from __future__ import annotations
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     from fedethos.privacy.ledger_plan import Receipt, Release
 
 Tables = Mapping[str, npt.NDArray[np.int64]]
-
-REPLACE_ONE_SHARE = 0.3
-"""Share of epsilon that counts may cost under replace-one, where they are paid together with training: 9 % of its noise budget."""
 
 _PRECISION = 1e-3  # of the noise, relative
 _LEAST_SIGMA = 0.3
@@ -69,10 +68,11 @@ def purpose_of(parts: Iterable[str], population: Population) -> str:
 
 
 def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
-    """What a site of this job releases about its validation and test people; nothing under ``privacy.mode: none``.
+    """The counts that a site of this job releases; nothing under ``privacy.mode: none``.
 
-    Under add-remove a person is in one split only: each split may cost the job's whole epsilon, beside training. Under replace-one
-    the splits and training are paid together, and all counts get ``REPLACE_ONE_SHARE`` of it.
+    Under add-remove a person is in one split only: validation and test may each cost the job's whole epsilon, beside training. Counts of
+    training people, and under replace-one all counts, are paid together with training: together they may cost
+    ``privacy.metrics.epsilon_share`` of epsilon.
 
     Raises
     ------
@@ -86,15 +86,20 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
     cells: dict[Population, int] = {}  # moved by one unit, over all releases of a split
     for _, population, tables, releases in schedule:
         cells[population] = cells.get(population, 0) + tables * releases
-    budget = privacy.epsilon
+    beside_training = privacy.metrics.epsilon_share * privacy.epsilon
+    budget = {population: beside_training if population == "train" else privacy.epsilon for population in cells}
     if privacy.adjacency == "replace-one":
-        cells, budget = dict.fromkeys(cells, sum(cells.values())), REPLACE_ONE_SHARE * budget
+        cells, budget = dict.fromkeys(cells, sum(cells.values())), dict.fromkeys(cells, beside_training)
     return tuple(
         CountPlan(
             parts=parts,
             release=CountRelease(
                 sigma=sigma_for(
-                    tables=cells[population], rows=rows_per_unit, epsilon=budget, delta=privacy.delta, adjacency=privacy.adjacency
+                    tables=cells[population],
+                    rows=rows_per_unit,
+                    epsilon=budget[population],
+                    delta=privacy.delta,
+                    adjacency=privacy.adjacency,
                 ),
                 rows=rows_per_unit,
                 tables=tables,
@@ -180,10 +185,12 @@ def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
     attributes = max(1, len(job.data.sensitive))
     rule, rounds = job.federation.early_stop, job.federation.rounds
     schedule: list[tuple[tuple[str, ...], Population, int, int]] = [(("scores", "groups"), "test", 1 + attributes, 1)]
-    if rule is not None or job.fairness.thresholds == "pooled":
+    if rule is not None or job.fairness.thresholds != "fixed":
         schedule.append((("scores",), "validation", 1, rounds if rule else 1))
     if rule is not None and rule.metric == "worst_group_accuracy":
         schedule.append((("groups",), "validation", attributes, rounds))
+    if job.fairness.group_constraint is not None:
+        schedule.append((("group-scores",), "train", 1, 1))
     return schedule
 
 

@@ -6,18 +6,34 @@ optimizer stay in the trainer (``fedethos.client.trainer``), the same for every 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fedethos.privacy.clipping import Units
+
 Parameters = Mapping[str, nn.Parameter]
 Gradients = dict[str, Tensor]
 
 
 class ClippingEngine(Protocol):
-    """One object per training run of a site: attach, then for each step reset, backward per micro-batch, clipped_sum."""
+    """One object per training run of a site: attach, then for each step reset, backward per micro-batch, clipped_sum.
+
+    Attributes
+    ----------
+    max_grad_norm : float
+        C. It may be changed between steps.
+    unclipped_balance : float
+        Σ over the units since ``reset`` of 1/2 if the gradient's norm is at most C, else -1/2. It must not leave the node unnoised.
+    """
+
+    max_grad_norm: float
+
+    @property
+    def unclipped_balance(self) -> float: ...
 
     def attach(self, model: nn.Module, parameters: Parameters) -> None:
         """Prepare ``model``; refuse a trainable parameter that the engine does not cover."""
@@ -25,8 +41,11 @@ class ClippingEngine(Protocol):
     def reset(self) -> None:
         """Begin a logical step."""
 
-    def backward(self, per_example_loss: Tensor, unit_ids: Tensor) -> None:
-        """Add one micro-batch: ``per_example_loss`` float[b], ``unit_ids`` int64[b]; whole units only."""
+    def backward(self, per_example_loss: Tensor, unit_ids: Tensor, weights: Tensor | None = None) -> None:
+        """Add one micro-batch: ``per_example_loss`` float[b], ``unit_ids`` int64[b]; whole units only.
+
+        ``weights`` float[b] multiply a unit's gradient after clipping, a unit with several rows by their mean. The caller bounds them.
+        """
 
     def clipped_sum(self) -> Gradients:
         """Sum since ``reset`` of the units' clipped gradients, float64; zeros when no micro-batch came."""
@@ -38,6 +57,9 @@ class ClippingEngine(Protocol):
 class PlainEngine:
     """No clipping: the plain sum of gradients, for ``privacy.mode: none`` and as a reference in tests."""
 
+    max_grad_norm = math.inf
+    unclipped_balance = 0.0
+
     def attach(self, model: nn.Module, parameters: Parameters) -> None:
         self._parameters = dict(parameters)
 
@@ -45,7 +67,10 @@ class PlainEngine:
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    def backward(self, per_example_loss: Tensor, unit_ids: Tensor) -> None:
+    def backward(self, per_example_loss: Tensor, unit_ids: Tensor, weights: Tensor | None = None) -> None:
+        if weights is not None:  # nothing is clipped, so a weight on the loss is a weight on the gradient
+            units = Units.of(unit_ids)
+            per_example_loss = per_example_loss * units.average_rows(weights)[units.position]
         torch.autograd.backward(per_example_loss.sum())
 
     def clipped_sum(self) -> Gradients:

@@ -41,12 +41,14 @@ class FusedEngine:
 
     Attributes
     ----------
+    max_grad_norm, unclipped_balance
+        As for ``ClippingEngine``.
     nonfinite_units : int
         Units since ``reset`` that added zero because of a NaN or an infinity. It must not leave the node.
     """
 
     def __init__(self, max_grad_norm: float, clipping: Clipping = "flat") -> None:
-        self._max_grad_norm = max_grad_norm
+        self.max_grad_norm = max_grad_norm
         self._clipping: Clipping = clipping
         self._parameters: Parameters = {}
         self._patched: list[nn.Module] = []
@@ -83,6 +85,7 @@ class FusedEngine:
     def reset(self) -> None:
         """Begin a logical step."""
         self.nonfinite_units = 0
+        self.unclipped_balance = 0.0
         self._seen_units: set[int] = set()
         self._sums: Gradients = {
             name: torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device) for name, parameter in self._parameters.items()
@@ -128,10 +131,11 @@ class FusedEngine:
                 why="The loss does not depend on the adapters of the attached model.",
                 fix="Compute the loss with the model that the engine was attached to, with gradients on.",
             )
-        clipped = clip_and_sum(per_example, Units.of(unit_ids.to(per_example_loss.device)), self._max_grad_norm, self._clipping, weights)
+        clipped = clip_and_sum(per_example, Units.of(unit_ids.to(per_example_loss.device)), self.max_grad_norm, self._clipping, weights)
         for name, total in clipped.sums.items():
             self._sums[name] += total.T if name in self._transposed else total
         self.nonfinite_units += clipped.nonfinite_units
+        self.unclipped_balance += clipped.unclipped_balance
         self._seen_units |= ids
 
     def clipped_sum(self) -> Gradients:

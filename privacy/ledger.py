@@ -17,16 +17,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from fedethos.caps import Caps
 from fedethos.errors import FedethosError
 from fedethos.privacy.events import Adjacency
 from fedethos.privacy.ledger_books import Books
 from fedethos.privacy.ledger_budget import charge_for, shortfall
 from fedethos.privacy.ledger_chain import Head, read_only
-from fedethos.privacy.ledger_entries import AccountOpened, CapsTightened, PlanCommitted, SpendingPlan, Unit
+from fedethos.privacy.ledger_entries import AccountOpened, CapsTightened, Charge, PlanCommitted, SpendingPlan, Unit
 from fedethos.privacy.ledger_plan import CommittedPlan
 from fedethos.privacy.ledger_state import AccountState, LedgerState
 from fedethos.privacy.renyi import RenyiFilter
-from fedethos.site import Caps
 
 FILE = "ledger.sqlite"
 
@@ -119,13 +119,25 @@ class Ledger:
             number = known.number if known else self._charge(account, plan)
         return CommittedPlan(self._books, number)
 
+    def check(self, plan: SpendingPlan) -> None:
+        """Refuse what ``commit`` would refuse, and charge nothing. For one ledger that holds all sites of a simulation."""
+        with self._books.writing() as state:
+            account = _account_for(plan, state)
+            if account.find(plan.job_sha256, plan.run) is None:
+                _priced(account, plan)
+
     def _charge(self, account: AccountState, plan: SpendingPlan) -> int:
-        _check_shape(plan, account.caps)
-        _check_own_budget(plan)
-        charge = charge_for(account, plan.allotments)
-        if refusal := shortfall(account, plan, charge, number=None):
-            raise refusal
-        return self._books.append(PlanCommitted(plan=plan, charge=charge))
+        return self._books.append(PlanCommitted(plan=plan, charge=_priced(account, plan)))
+
+
+def _priced(account: AccountState, plan: SpendingPlan) -> Charge:
+    """What a new plan costs, once nothing speaks against it."""
+    _check_shape(plan, account.caps)
+    _check_own_budget(plan)
+    charge = charge_for(account, plan.allotments)
+    if refusal := shortfall(account, plan, charge, number=None):
+        raise refusal
+    return charge
 
 
 def read_ledger(path: Path) -> tuple[LedgerState, Head]:

@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 
+from fedethos.caps import Caps
 from fedethos.privacy.events import Adjacency, Allotment
-from fedethos.site import Caps
 from fedethos.storage import canonical_line
 
 Unit = Literal["person", "record"]

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fedethos.caps import Caps
 from fedethos.privacy.events import Allotment, Event
 from fedethos.privacy.ledger_chain import damaged
 from fedethos.privacy.ledger_entries import (
@@ -27,7 +28,6 @@ from fedethos.privacy.ledger_entries import (
     parse_entry,
 )
 from fedethos.privacy.renyi import RenyiFilter
-from fedethos.site import Caps
 
 
 @dataclass

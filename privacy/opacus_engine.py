@@ -13,16 +13,17 @@ from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import Tensor, nn
 
 from fedethos.errors import FedethosError
-from fedethos.privacy.clipping import Units, clip_and_sum
+from fedethos.privacy.clipping import Clipping, Units, clip_and_sum
 from fedethos.privacy.coverage import refuse_batch_coupling
 from fedethos.privacy.engine import Gradients, Parameters
 
 
 class OpacusEngine:
-    """``engine: opacus``."""
+    """``engine: opacus``. Parameters as for ``FusedEngine``."""
 
-    def __init__(self, max_grad_norm: float) -> None:
-        self._max_grad_norm = max_grad_norm
+    def __init__(self, max_grad_norm: float, clipping: Clipping = "flat") -> None:
+        self.max_grad_norm = max_grad_norm
+        self._clipping: Clipping = clipping
 
     def attach(self, model: nn.Module, parameters: Parameters) -> None:
         """Hook every module that holds a trainable parameter.
@@ -46,20 +47,23 @@ class OpacusEngine:
         self.reset()
 
     def reset(self) -> None:
+        self.unclipped_balance = 0.0
         self._sums: Gradients = {
             name: torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device) for name, parameter in self._parameters.items()
         }
         self._clear()
 
-    def backward(self, per_example_loss: Tensor, unit_ids: Tensor) -> None:
+    def backward(self, per_example_loss: Tensor, unit_ids: Tensor, weights: Tensor | None = None) -> None:
         if len(per_example_loss) == 0:
             return
         with warnings.catch_warnings():  # the first hooked layer has no input gradient, which is as it should be
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.autograd.backward(per_example_loss.sum())
         per_example = {name: self._grad_sample(name, parameter) for name, parameter in self._parameters.items()}
-        for name, clipped in clip_and_sum(per_example, Units.of(unit_ids), self._max_grad_norm).sums.items():
-            self._sums[name] += clipped
+        clipped = clip_and_sum(per_example, Units.of(unit_ids), self.max_grad_norm, self._clipping, weights)
+        for name, total in clipped.sums.items():
+            self._sums[name] += total
+        self.unclipped_balance += clipped.unclipped_balance
         self._clear()
 
     def clipped_sum(self) -> Gradients:

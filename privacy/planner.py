@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from fedethos.errors import FedethosError
 from fedethos.job import Job
+from fedethos.privacy.adaptive import gradient_noise_multiplier
 from fedethos.privacy.composition import epsilon, least_noise_factor
 from fedethos.privacy.counts import plan_counts
 from fedethos.privacy.events import Allotment, TrainingSteps
 from fedethos.privacy.plan import plan_training, sampling_rate_of
+from fedethos.privacy.renyi import epsilon_of_trials
 
 TRAIN = "train"
 """Purpose of the allotment that pays for a round of training."""
@@ -24,7 +26,7 @@ _MOST_ROUNDS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class SiteCost:
-    """What a site's job costs a person whose records train, at the job's delta; under replace-one with all counts."""
+    """What a job costs a person whose records train, at its delta: with counts of training people, under replace-one with all counts."""
 
     declared_size: int
     sampling_rate: float
@@ -32,22 +34,34 @@ class SiteCost:
     epsilon: float
 
 
-def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> tuple[Allotment, ...]:
+def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: Sequence[Allotment] = ()) -> tuple[Allotment, ...]:
     """Everything that a site of this size releases in the whole job: training, once a round, and counts. Empty under mode none.
 
-    Errors as for ``training_noise``.
+    ``beside``: more releases, such as loss sums, that are borne by the people who train. Errors as for ``training_noise``, and PRIV-350
+    when the count of adaptive clipping costs too much.
     """
     if job.privacy.mode == "none":
         return ()
-    noise = training_noise(job, declared_size=declared_size, rows_per_unit=rows_per_unit)
-    return (_training(job, declared_size, noise), *_counts(job, rows_per_unit))
+    noise = training_noise(job, declared_size=declared_size, rows_per_unit=rows_per_unit, beside=beside)
+    if job.privacy.clipping == "adaptive":
+        gradient_noise_multiplier(noise, job.privacy.adaptive.unclipped_num_std)
+    return (_training(job, declared_size, noise), *beside, *_counts(job, rows_per_unit))
 
 
-def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> float:
-    """The least noise multiplier with which all of a site's releases keep the job's epsilon.
+def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: Sequence[Allotment] = ()) -> float:
+    """The least noise multiplier with which all of a site's releases keep the job's epsilon. Errors as for ``training_noise_beside``."""
+    return training_noise_beside(job, declared_size=declared_size, others=(*beside, *_beside_training(job, rows_per_unit)))
 
-    Under add-remove training and counts concern different people, and each may cost the whole epsilon. Under replace-one they are
-    paid together: training gets as much more noise as makes room for the counts.
+
+def training_noise_beside(job: Job, *, declared_size: int, others: Sequence[Allotment]) -> float:
+    """The least noise multiplier with which training and ``others`` together keep the job's epsilon.
+
+    Parameters
+    ----------
+    others : sequence of Allotment
+        What else a person bears whose records train: counts and sums of training people, under replace-one all counts. They have their
+        noise already; training gets as much more as makes room for them. The whole is composed for each noise that is tried: a share of
+        epsilon is no share of noise.
 
     Raises
     ------
@@ -58,14 +72,13 @@ def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1) -> f
     if plan is None:
         raise _not_private()
     alone = plan.noise_multiplier
-    if job.privacy.adjacency == "add-remove":
+    if not others:
         return alone
-    counts = _counts(job, rows_per_unit)
-    factor = least_noise_factor(lambda factor: _cost(job, (_training(job, declared_size, alone * factor), *counts)) <= _budget(job))
+    factor = least_noise_factor(lambda factor: _cost(job, (_training(job, declared_size, alone * factor), *others)) <= _budget(job))
     if factor is None:
         raise FedethosError(
             "PRIV-302",
-            f"No amount of noise keeps training and counts within epsilon {_budget(job):g} at delta {plan.delta:g}.",
+            f"No amount of noise keeps training and what is released beside it within epsilon {_budget(job):g} at delta {plan.delta:g}.",
             where="privacy.epsilon",
             fix="Raise privacy.epsilon, or plan fewer federation.rounds or training.local_steps.",
         )
@@ -79,13 +92,19 @@ def noise_for_budget(job: Job, *, declared_size: int) -> SiteCost:
 
 def cost_of_noise(job: Job, *, declared_size: int, noise_multiplier: float) -> SiteCost:
     """What the job's rounds cost a site with a given noise, within its budget or not."""
-    counts = _counts(job, 1) if job.privacy.adjacency == "replace-one" else ()
+    counts = _beside_training(job, 1)
     return SiteCost(
         declared_size=declared_size,
         sampling_rate=sampling_rate_of(job, declared_size),
         noise_multiplier=noise_multiplier,
         epsilon=_cost(job, (_training(job, declared_size, noise_multiplier), *counts)),
     )
+
+
+def cost_of_trials(job: Job, *, declared_size: int, noise_multiplier: float, trials: int) -> float:
+    """Epsilon of ``trials`` runs of this job on the same people, each chosen after seeing the others: the lifetime cap that they take."""
+    paid = (_training(job, declared_size, noise_multiplier), *_counts(job, 1))
+    return epsilon_of_trials(paid, trials, delta=job.privacy.delta, adjacency=job.privacy.adjacency)
 
 
 def rounds_for_noise(job: Job, *, declared_size: int, noise_multiplier: float) -> int:
@@ -138,6 +157,12 @@ def _training(job: Job, declared_size: int, noise_multiplier: float) -> Allotmen
 
 def _counts(job: Job, rows_per_unit: int) -> tuple[Allotment, ...]:
     return tuple(one.allotment for one in plan_counts(job, rows_per_unit=rows_per_unit))
+
+
+def _beside_training(job: Job, rows_per_unit: int) -> tuple[Allotment, ...]:
+    """The counts that are paid together with training."""
+    together = job.privacy.adjacency == "replace-one"
+    return tuple(one for one in _counts(job, rows_per_unit) if together or one.event.population == "train")
 
 
 def _cost(job: Job, paid: Sequence[Allotment]) -> float:

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 Floats = npt.NDArray[np.float64]
 
+_BLOCK = 1 << 15  # even: normals come in pairs
+
 
 class RandomSource(Protocol):
     """Uniform and Gaussian float64 numbers, and uniform bytes."""
@@ -59,17 +61,38 @@ class SecureSource:
     """Cryptographic numbers. Guarantees are computational; floating-point Gaussians are a stated gap (docs/privacy.md)."""
 
     def random_bytes(self, count: int) -> bytes:
-        cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
-        return cipher.update(bytes(count))
+        return self._words(-(-count // 8)).tobytes()[:count]
 
     def uniform(self, count: int) -> Floats:
-        words = np.frombuffer(self.random_bytes(8 * count), dtype=np.uint64)
-        return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return _to_unit_interval(self._words(count))
 
     def normal(self, count: int) -> Floats:
-        """Box and Muller (1958): two uniforms make two normals; 1 - u keeps the logarithm finite."""
-        pairs = (count + 1) // 2
-        uniforms = self.uniform(2 * pairs)
-        radius = np.sqrt(-2.0 * np.log1p(-uniforms[:pairs]))
-        angle = 2.0 * np.pi * uniforms[pairs:]
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+        """Box and Muller (1958): two uniforms make two normals; 1 - u keeps the logarithm finite.
+
+        By torch, whose logarithm and cosine are vectorised on every processor, and in blocks that stay in its cache.
+        """
+        import torch
+
+        words = self._words(count + count % 2)
+        normal = np.empty(len(words))
+        for start in range(0, len(words), _BLOCK):
+            uniform = torch.from_numpy(_to_unit_interval(words[start : start + _BLOCK]))
+            pairs = len(uniform) // 2
+            radius = uniform[:pairs].neg_().log1p_().mul_(-2.0).sqrt_()
+            angle = uniform[pairs:].mul_(2.0 * np.pi)
+            made = torch.from_numpy(normal[start : start + _BLOCK])
+            torch.mul(radius, angle.cos(), out=made[:pairs])
+            torch.mul(radius, angle.sin_(), out=made[pairs:])
+        return normal[:count]
+
+    def _words(self, count: int) -> npt.NDArray[np.uint64]:
+        """The key stream itself, written where it is needed: several times quicker than ``update``, which copies."""
+        stream = bytearray(8 * count)
+        cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
+        cipher.update_into(stream, stream)
+        return np.frombuffer(stream, dtype=np.uint64)
+
+
+def _to_unit_interval(words: npt.NDArray[np.uint64]) -> Floats:
+    """53 of the 64 bits of each word, on [0, 1)."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

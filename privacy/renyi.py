@@ -78,6 +78,28 @@ def renyi_epsilon(allotments: Sequence[Allotment], *, delta: float, adjacency: A
     return min(renyi_cost(allotments, order=order, adjacency=adjacency) + _overhead(order, delta) for order in _ORDERS)
 
 
+def epsilon_of_trials(allotments: Sequence[Allotment], trials: int, *, delta: float, adjacency: Adjacency) -> float:
+    """The least lifetime cap (to 0.01) under which a ledger lets ``trials`` runs of one plan pass, each chosen after seeing the others.
+
+    It is also the epsilon at ``delta`` of all of them together.
+    """
+
+    def fits(cap: float) -> bool:
+        opened = RenyiFilter.opened(cap, delta)
+        return opened.fits(trials * renyi_cost(allotments, order=opened.order, adjacency=adjacency))
+
+    low, high = 0.0, 1.0
+    while not fits(high):
+        low, high = high, 2.0 * high
+    while high - low > 0.005:
+        middle = (low + high) / 2.0
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    cap = math.ceil(100.0 * high)
+    while not fits(cap / 100.0):  # where the order changes, a little more may fit a little less
+        cap += 1
+    return cap / 100.0
+
+
 def _overhead(order: float, delta: float) -> float:
     return math.log1p(-1.0 / order) - (math.log(delta) + math.log(order)) / (order - 1.0)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedethos.errors import FedethosError
 from fedethos.losses import per_example_cross_entropy
+from fedethos.privacy.clipping import AUTOMATIC_GAMMA, Clipping
 from fedethos.privacy.engine import ClippingEngine, Gradients, Parameters
 
 SyntheticLoss = Callable[[nn.Module, Tensor], Tensor]
@@ -39,8 +40,27 @@ def synthetic_classification(vocabulary: int, labels: int, *, length: int = 12, 
     return loss
 
 
+def synthetic_features(features: int, labels: int, *, seed: int = 0) -> SyntheticLoss:
+    """Normal features with random labels, for a model called with ``features=``."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(_ROWS, features, generator=generator)
+    targets = torch.randint(labels, (_ROWS,), generator=generator)
+
+    def loss(model: nn.Module, rows: Tensor) -> Tensor:
+        device = next(model.parameters()).device
+        return per_example_cross_entropy(model(features=inputs[rows].to(device)), targets[rows].to(device))
+
+    return loss
+
+
 def check_engine(
-    make_engine: Callable[[float], ClippingEngine], model: nn.Module, parameters: Parameters, loss: SyntheticLoss, *, seed: int = 0
+    make_engine: Callable[[float], ClippingEngine],
+    model: nn.Module,
+    parameters: Parameters,
+    loss: SyntheticLoss,
+    *,
+    clipping: Clipping = "flat",
+    seed: int = 0,
 ) -> None:
     """Compare an engine with plain autograd on a copy of ``model`` that shares the frozen weights.
 
@@ -51,7 +71,9 @@ def check_engine(
     model, parameters
         As for ``ClippingEngine.attach``; neither is changed.
     loss : SyntheticLoss
-        Losses of at least four synthetic records, see ``synthetic_classification``.
+        Losses of at least four synthetic records, see ``synthetic_classification`` and ``synthetic_features``.
+    clipping : "flat" or "automatic"
+        What the engine is expected to do.
 
     Raises
     ------
@@ -66,7 +88,7 @@ def check_engine(
     norms = [float(torch.stack([part.square().sum() for part in gradient.values()]).sum().sqrt()) for gradient in alone]
     tolerance = 1e-3 if all(parameter.dtype == torch.float32 for parameter in model.parameters()) else 5e-2
     for bound in (1e3 * max(norms), 0.5 * min(norms)):  # nothing is clipped, everything is clipped
-        factors = [min(1.0, bound / norm) for norm in norms]
+        factors = [bound / (norm + AUTOMATIC_GAMMA) if clipping == "automatic" else min(1.0, bound / norm) for norm in norms]
         truth = {name: _weighted_sum([gradient[name] for gradient in alone], factors) for name in trained}
         _compare(_engine_sum(make_engine(bound), twin, trained, loss), truth, tolerance)
 

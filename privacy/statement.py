@@ -15,7 +15,7 @@ from fedethos.privacy.ledger_state import AccountState, LedgerState
 
 NOT_COVERED = (
     "What the model says about people in general: a pattern that holds without this person's records is not protected.",
-    "The base model: what it learned before this run.",
+    "A pretrained base model: what it learned before this run.",
     "Floating-point noise, which follows a Gaussian only to rounding, and the time at which messages arrive.",
     "That a site takes part, its declared size, and everything else that the job and the manifest state.",
     "Whoever can read the site's own files: records, ledger and logs at the site are not noised.",
@@ -134,7 +134,10 @@ def _two_dearest(accounts: Mapping[str, AccountState]) -> tuple[str, str, float]
     from fedethos.privacy.composition import epsilon_at_several_sites
 
     names = sorted(accounts, key=lambda name: -accounts[name].epsilon)[:2]
-    releases = [[allotment for plan in accounts[name].plans.values() for allotment in plan.total] for name in names]
-    first = accounts[names[0]]
-    together = epsilon_at_several_sites(releases, delta=first.caps.delta, adjacency=first.opened.adjacency)
-    return names[0], names[1], together
+    first, second = (accounts[name] for name in names)
+    if max(len(first.plans), len(second.plans)) > 1:  # plans chosen after seeing results: costs at one order that was fixed beforehand
+        if (first.caps.delta, first.opened.lifetime_order) != (second.caps.delta, second.opened.lifetime_order):
+            return None
+        return names[0], names[1], first.lifetime_filter([*first.plans.values(), *second.plans.values()]).epsilon
+    releases = [[allotment for plan in one.plans.values() for allotment in plan.total] for one in (first, second)]
+    return names[0], names[1], epsilon_at_several_sites(releases, delta=first.caps.delta, adjacency=first.opened.adjacency)

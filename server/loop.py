@@ -1,6 +1,6 @@
 """The round loop: cohort, quorum, deadline, validation, aggregation, early stop, a checkpoint after every round.
 
-``coordinate`` reads top-down: set up, measure the untouched base model, train rounds, finish. It runs on any Flower ``Grid``.
+``coordinate`` reads top-down: set up, measure the model before training, train rounds, finish. It runs on any Flower ``Grid``.
 Next on the path: ``server/exchange.py`` (messages), ``strategies/`` (aggregation), ``client/node.py`` (the other side).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from fedethos.job import Job
 from fedethos.messages import ARRAYS, CONFIG, SETUP, TRAIN, Arrays, Reply, Request, SetupReply, TrainReply, encode_arrays, encode_request
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
+from fedethos.server.cell_weights import cell_weights
 from fedethos.server.cohort import CohortGrid, choose_cohort
 from fedethos.server.exchange import Exchange, exchange, require_quorum
 from fedethos.server.measure import (
@@ -42,6 +43,7 @@ from fedethos.server.validation import check_update
 from fedethos.storage import JsonValue
 from fedethos.strategies.averaging import aggregation_error
 from fedethos.strategies.registry import make_strategy, restore_strategy, strategy_arrays
+from fedethos.strategies.robust import defend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
     state = state.remembering(seconds=state.memory.seconds + preparation)
     while state.round < plan.job.federation.rounds and not _stops_early(state, plan.job):
         state = _train_round(grid, plan, state, measure, release)
-    plan.observer.stage("Testing the final adapter")
+    plan.observer.stage("Testing the final model")
     plan.export(state.arrays, plan.folder.adapter)
     write_outcome(
         plan.folder,
@@ -123,8 +125,8 @@ def _set_up_sites(grid: Grid, plan: Coordination) -> None:
 
 
 def _base_model_round(plan: Coordination, measure: Measure | None) -> RunState:
-    """Round 0: the untouched base model."""
-    plan.observer.stage("Measuring the untouched base model")
+    """Round 0: before training."""
+    plan.observer.stage("Measuring the model before training")
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
     return _close_round(plan, state, measure, None, began=time.monotonic(), sites={}, outcome=Exchange())
 
@@ -137,27 +139,32 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
     plan.observer.round_started(number, job.federation.rounds, [site.name for site in cohort.values()])
     strategy = make_strategy(job, len(cohort))
     restore_strategy(strategy, state.strategy)
-    sent = {name: state.arrays[name] for name in trained_in(job.aggregation, number, state.arrays)}
+
+    resting = dict(state.arrays)
+    sent = {name: resting.pop(name) for name in trained_in(job.aggregation, number, state.arrays)}
 
     def check(site: Site, reply: Reply) -> None:
         if isinstance(reply, TrainReply):
             check_update(reply, sent, job)
 
-    messages = _train_messages(strategy, grid, plan, cohort, number, state.arrays)
+    request = replace(_request(plan, number, state.arrays), cell_weights=cell_weights(job, state))
+    messages = _train_messages(strategy, grid, cohort, request)
     outcome = exchange(grid, messages, cohort, deadline=job.federation.deadline, validate=check, on_state=plan.observer.site)
     require_quorum(outcome, job.federation.min_sites, doing=f"round {number}")
 
     updates = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
     shares = {site.name: site.share for site in cohort.values()}
-    arrays = _aggregate(strategy, number, messages, cohort, updates, shares)
+    defended = defend(job, {name: reply.arrays for name, reply in updates.items()}, shares, sent, {**plan.frozen, **resting})
+    arrays = _aggregate(strategy, number, messages, cohort, defended.updates, shares)
     memory = state.memory.model_copy(
         update={
             "spending": {
                 **state.memory.spending,
                 **{name: spending_after(state.memory.spending[name], reply, number) for name, reply in updates.items()},
             },
-            "aggregation_error": aggregation_error(
-                state.arrays, [reply.arrays for reply in updates.values()], [shares[name] for name in updates], arrays, plan.frozen
+            "aggregation_error": defended.error
+            + aggregation_error(
+                state.arrays, list(defended.updates.values()), [shares[name] for name in defended.updates], arrays, plan.frozen
             ),
         }
     )
@@ -165,19 +172,17 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
     return _close_round(plan, trained, measure, release, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
 
 
-def _train_messages(
-    strategy: Strategy, grid: Grid, plan: Coordination, cohort: Mapping[int, Site], number: int, arrays: Arrays
-) -> list[Message]:
+def _train_messages(strategy: Strategy, grid: Grid, cohort: Mapping[int, Site], request: Request) -> list[Message]:
     """The strategy decides who is asked and with what; the message contract decides what a request looks like."""
-    content = encode_request(TRAIN, _request(plan, number, arrays))
+    content = encode_request(TRAIN, request)
     config = ConfigRecord(dict(content.config_records[CONFIG]))
-    proposed = strategy.configure_train(number, content.array_records[ARRAYS], config, CohortGrid(grid, cohort))
+    proposed = strategy.configure_train(request.round, content.array_records[ARRAYS], config, CohortGrid(grid, cohort))
     return [
         Message(
             RecordDict({ARRAYS: message.content.array_records[ARRAYS], CONFIG: message.content.config_records[CONFIG]}),
             message.metadata.dst_node_id,
             TRAIN,
-            group_id=str(number),
+            group_id=str(request.round),
         )
         for message in proposed
     ]
@@ -188,10 +193,10 @@ def _aggregate(
     number: int,
     messages: Iterable[Message],
     cohort: Mapping[int, Site],
-    updates: Mapping[str, TrainReply],
+    updates: Mapping[str, Arrays],
     shares: Mapping[str, float],
 ) -> Arrays:
-    """Rebuild validated replies, sorted by site, with the approved weight as ``num-examples``, and let the strategy combine them.
+    """Rebuild replies from what the robust step left, sorted by site, with approved weights, and let the strategy combine them.
 
     Raises
     ------
@@ -201,7 +206,7 @@ def _aggregate(
     asked = {cohort[message.metadata.dst_node_id].name: message for message in messages}
     replies = [
         Message(
-            RecordDict({ARRAYS: encode_arrays(updates[name].arrays), "metrics": MetricRecord({"num-examples": shares[name]})}),
+            RecordDict({ARRAYS: encode_arrays(updates[name]), "metrics": MetricRecord({"num-examples": shares[name]})}),
             reply_to=asked[name],
         )
         for name in sorted(updates)

@@ -12,13 +12,14 @@ from flwr.serverapp import Grid
 
 from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import check_tables, pool, table_shapes
-from fedethos.fairness.layout import FINE, SCORES, Layout
+from fedethos.fairness.layout import FINE, SCORES, WHOLE, Layout
 from fedethos.fairness.summary import Summary, summarise, summarise_scores
 from fedethos.fairness.threshold import FIXED_EDGE, base_rate_edge
 from fedethos.job import Job
 from fedethos.messages import EVALUATE, Arrays, EvaluateReply, Reply, Request, SplitName, Tables, encode_request
 from fedethos.privacy.discrete_gaussian import discrete_gaussian_variance
 from fedethos.server.exchange import Exchange, exchange, require_quorum
+from fedethos.server.plausibility import check_counts
 from fedethos.server.site import Site
 
 MeasureBasis = Literal["oracle", "unprotected", "released"]
@@ -41,12 +42,12 @@ class Measurement:
 
 
 class Measure(Protocol):
-    """Evaluate an adapter on one split of all sites."""
+    """Evaluate an adapter on one split of all sites: full histograms, or the tables of a ``Layout``."""
 
     @property
     def basis(self) -> MeasureBasis: ...
 
-    def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement: ...
+    def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement: ...
 
 
 class ExactMeasure(Measure, Protocol):
@@ -66,13 +67,13 @@ class Everybody:
     sites: Mapping[int, Site]
 
     def ask(
-        self, arrays: Arrays, split: SplitName, round: int, layout: Layout, check: Callable[[EvaluateReply], None]
+        self, arrays: Arrays, split: SplitName, round: int, layout: Layout, check: Callable[[Site, EvaluateReply], None]
     ) -> tuple[dict[str, EvaluateReply], Exchange]:
         """Valid replies by site. ``check`` raises FedethosError to refuse one; AGG-710 below the quorum."""
 
         def validate(site: Site, reply: Reply) -> None:
             if isinstance(reply, EvaluateReply):
-                check(reply)
+                check(site, reply)
 
         request = Request(
             job_sha256=self.job.sha256,
@@ -83,6 +84,9 @@ class Everybody:
             split=split,
             cuts=layout.cuts,
             edge=layout.edge,
+            attribute=layout.rules.attribute if layout.rules else layout.attribute,
+            group_cuts=layout.group_cuts,
+            rules=layout.rules.numbers if layout.rules else None,
         )
         content = encode_request(EVALUATE, request)
         messages = [Message(content, node_id, EVALUATE, group_id=str(round)) for node_id in self.sites]
@@ -99,9 +103,14 @@ class EvaluateBySites:
     everybody: Everybody
     basis: MeasureBasis = "unprotected"
 
-    def __call__(self, arrays: Arrays, split: SplitName, round: int) -> Measurement:
-        shapes = shapes_of(self.everybody.job)
-        replies, outcome = self.everybody.ask(arrays, split, round, Layout(), lambda reply: check_tables(reply.tables, shapes))
+    def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
+        shapes = shapes_of(self.everybody.job, layout)
+
+        def check(site: Site, reply: EvaluateReply) -> None:
+            check_tables(reply.tables, shapes)
+            check_counts(reply, self.everybody.job, site, split, layout)
+
+        replies, outcome = self.everybody.ask(arrays, split, round, layout, check)
         tables = pool([reply.tables for reply in replies.values()], shapes)
         return Measurement(tables, bytes_up=outcome.bytes_up, bytes_down=outcome.bytes_down)
 
@@ -114,13 +123,13 @@ class ReleaseBySites:
     basis: MeasureBasis = "released"
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
-        data = self.everybody.job.data
-        shapes = layout.shapes(data.sensitive, len(data.label.values))
+        shapes = layout.shapes(self.everybody.job.data.sensitive, len(self.everybody.job.data.label.values))
 
-        def check(reply: EvaluateReply) -> None:
+        def check(site: Site, reply: EvaluateReply) -> None:
             if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
                 raise FedethosError("AGG-705", "Counts of a private job do not say how much noise is in them.")
             check_tables(reply.tables, shapes, charged=True)
+            check_counts(reply, self.everybody.job, site, split, layout)
 
         replies, outcome = self.everybody.ask(arrays, split, round, layout, check)
         return Measurement(
@@ -133,15 +142,16 @@ class ReleaseBySites:
 
 
 def decision_edge(validation: Tables, job: Job) -> int:
-    """Bin edge of the decision threshold (``fairness.thresholds``), from any pooled validation table with fine bins."""
+    """Bin edge of everybody's threshold (``fairness.thresholds``), from any pooled validation table with fine bins."""
     if job.fairness.thresholds == "fixed":
         return FIXED_EDGE
     return base_rate_edge(next(iter(validation.values())), job.data.label.favorable_index)
 
 
-def shapes_of(job: Job) -> dict[str, tuple[int, int, int]]:
-    """Shapes of the tables that the job asks every site for."""
-    return table_shapes(job.data.sensitive, len(job.data.label.values))
+def shapes_of(job: Job, layout: Layout) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of the tables that every site is asked for."""
+    labels = len(job.data.label.values)
+    return layout.shapes(job.data.sensitive, labels) if layout.wanted else table_shapes(job.data.sensitive, labels)
 
 
 def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: bool = True) -> Summary:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fedethos.fairness.histograms import EDGES
 from fedethos.fairness.intervals import Estimate
-from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, score_cuts
+from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, group_score_cuts, score_cuts
 from fedethos.fairness.summary import Summary
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
@@ -17,12 +16,14 @@ from fedethos.privacy.accounting import ACCOUNTANT
 from fedethos.privacy.plan import plan_training
 from fedethos.privacy.planner import training_noise
 from fedethos.runfolder import RunFolder
+from fedethos.server.decision import Decision, fit_rules, threshold_json
 from fedethos.server.measure import METRICS, ExactMeasure, Measure, Measurement, ReleaseBySites, decision_edge, describe
 from fedethos.server.site import Site
 from fedethos.server.state import RunState
 from fedethos.storage import JsonValue
 
 COVERED = "Epsilon covers training and every count that was released."
+WEIGHED = " It is that of a unit in the cell with the largest weight; a unit in another cell loses no more."
 NO_PRIVACY = "No privacy protection"
 SEEDED = "Simulation, not a guarantee"
 
@@ -42,26 +43,34 @@ class Ending:
 
 @dataclass(frozen=True)
 class _Figures:
-    """The final adapter and the base model on the test people, each at its own threshold. ``edge`` is the final one's.
+    """The final adapter and the base model on the test people, each with its own thresholds. ``decision`` is the final one's.
 
     ``baseline`` is None where nothing was released about it; ``epsilon``: what each site has spent after these counts.
     """
 
-    edge: int
+    decision: Decision
     final: Summary
     baseline: Summary | None
     people: Mapping[SplitName, int]
-    bytes_up: int
-    bytes_down: int
+    asked: Sequence[Measurement]
     epsilon: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def bytes_up(self) -> int:
+        return sum(one.bytes_up for one in self.asked)
+
+    @property
+    def bytes_down(self) -> int:
+        return sum(one.bytes_down for one in self.asked)
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """(validation, test) of the untouched base model and of the final adapter."""
+class _Tested:
+    """One adapter on the test people. ``asked``: validation first, test last."""
 
-    baseline: tuple[Measurement, Measurement]
-    final: tuple[Measurement, Measurement]
+    decision: Decision
+    summary: Summary
+    asked: Sequence[Measurement]
 
 
 def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseBySites | None, oracle: ExactMeasure | None) -> None:
@@ -71,14 +80,13 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseB
     values that only a simulation has.
     """
     began = time.monotonic()
-    known = _measured(ending, oracle) if oracle else None
     shown: _Figures | None
     if isinstance(measure, ReleaseBySites):
         shown = released = _released(ending, measure)
         ending = _having_spent(ending, released.epsilon)
     else:
-        shown = _figures(_measured(ending, measure), ending.job, withhold=True) if measure else None
-    exact = _figures(known, ending.job, withhold=False, edge=shown.edge if shown else None) if known else None
+        shown = _figures(ending, measure, withhold=True) if measure else None
+    exact = _figures(ending, oracle, withhold=False, decision=shown.decision if shown else None) if oracle else None
     folder.write_privacy(_privacy(ending))
     folder.write_fairness(_fairness(ending.job, shown))
     folder.write_result(
@@ -89,6 +97,7 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseB
             "seconds": round(ending.state.memory.seconds + time.monotonic() - began, 1),
             "engine": ending.engine,
             "basis": measure.basis if measure else "released",
+            "group_aware": shown is not None and shown.decision.group_aware,
             "oracle": _oracle(exact, oracle.people) if exact and oracle else None,
             **_shown(shown),
             "privacy": _spent(ending),
@@ -102,27 +111,32 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseB
 
 
 def _released(ending: Ending, release: ReleaseBySites) -> _Figures:
-    """Charged counts: validation scores once for the threshold, test counts once at it. Nothing about the base model."""
+    """Charged counts: validation scores once for the threshold, training scores once for thresholds per group, test counts once.
+
+    Nothing about the base model.
+    """
     job, arrays, last = ending.job, ending.state.arrays, ending.state.round
-    asked = []
-    edge: int = FIXED_EDGE
+    asked: list[Measurement] = []
+    people: dict[SplitName, int] = {}
+    decision = Decision(FIXED_EDGE)
     cuts: tuple[int, ...] = DEFAULT_CUTS
-    if job.fairness.thresholds == "pooled":
+    if job.fairness.thresholds != "fixed":
         asked.append(release(arrays, "validation", last, Layout(cuts=FINE)))
         scores = asked[0].tables[SCORES]
-        edge, cuts = decision_edge(asked[0].tables, job), score_cuts(scores)
-    asked.append(release(arrays, "test", last, Layout(cuts, edge)))
-    people: dict[SplitName, int] = {"test": _noisy_people(asked[-1].tables)}
-    if len(asked) > 1:
         people["validation"] = _noisy_people(asked[0].tables)
+        decision, cuts = Decision(decision_edge(asked[0].tables, job)), score_cuts(scores)
+        by_group = group_score_cuts(scores, job.data.label.favorable_index)
+        if fitted := fit_rules(release, arrays, last, job, edge=decision.edge, cuts=by_group):
+            decision = replace(decision, rules=fitted[0])
+            asked.append(fitted[1])
+    test = release(arrays, "test", last, decision.layout(cuts))
     return _Figures(
-        edge=edge,
-        final=describe(asked[-1], None, job),
+        decision=decision,
+        final=describe(test, None, job),
         baseline=None,
-        people=people,
-        bytes_up=sum(one.bytes_up for one in asked),
-        bytes_down=sum(one.bytes_down for one in asked),
-        epsilon=asked[-1].epsilon,
+        people=people | {"test": _noisy_people(test.tables)},
+        asked=[*asked, test],
+        epsilon=test.epsilon,
     )
 
 
@@ -139,29 +153,31 @@ def _having_spent(ending: Ending, epsilon: Mapping[str, float]) -> Ending:
     return replace(ending, state=ending.state.remembering(spending=spending))
 
 
-def _measured(ending: Ending, measure: Measure) -> _Measured:
-    """Base model and final adapter, each on validation and test people."""
-    last = ending.state.round
-    return _Measured(
-        baseline=(measure(ending.initial, "validation", 0), measure(ending.initial, "test", 0)),
-        final=(measure(ending.state.arrays, "validation", last), measure(ending.state.arrays, "test", last)),
-    )
-
-
-def _figures(measured: _Measured, job: Job, *, withhold: bool, edge: int | None = None) -> _Figures:
-    """``edge``: the threshold that was released, so that exact values are those of the same decisions."""
-    edges = [decision_edge(validation.tables, job) for validation, _ in (measured.baseline, measured.final)]
-    edges[1] = edges[1] if edge is None else edge
-    validation, test = measured.final
-    every = (*measured.baseline, *measured.final)
+def _figures(ending: Ending, measure: Measure, *, withhold: bool, decision: Decision | None = None) -> _Figures:
+    """Exact counts of base model and final adapter. ``decision``: the one that was released, so that these are the same decisions."""
+    baseline = _tested(measure, ending.initial, 0, ending.job, withhold=withhold)
+    final = _tested(measure, ending.state.arrays, ending.state.round, ending.job, withhold=withhold, decision=decision)
     return _Figures(
-        edge=edges[1],
-        final=describe(test, edges[1], job, withhold=withhold),
-        baseline=describe(measured.baseline[1], edges[0], job, withhold=withhold),
-        people={"validation": _people(validation.tables), "test": _people(test.tables)},
-        bytes_up=sum(one.bytes_up for one in every),
-        bytes_down=sum(one.bytes_down for one in every),
+        decision=final.decision,
+        final=final.summary,
+        baseline=baseline.summary,
+        people={"validation": _people(final.asked[0].tables), "test": _people(final.asked[-1].tables)},
+        asked=[*baseline.asked, *final.asked],
     )
+
+
+def _tested(measure: Measure, arrays: Arrays, round: int, job: Job, *, withhold: bool, decision: Decision | None = None) -> _Tested:
+    asked = [measure(arrays, "validation", round)]
+    if decision is None:
+        decision = Decision(decision_edge(asked[0].tables, job))
+        if fitted := fit_rules(measure, arrays, round, job, edge=decision.edge):
+            decision = replace(decision, rules=fitted[0])
+            asked.append(fitted[1])
+    if decision.rules is None:
+        test = measure(arrays, "test", round)
+        return _Tested(decision, describe(test, decision.edge, job, withhold=withhold), [*asked, test])
+    test = measure(arrays, "test", round, decision.layout(FINE))
+    return _Tested(decision, describe(test, None, job, withhold=withhold), [*asked, test])
 
 
 def _people(tables: Tables) -> int:
@@ -217,12 +233,7 @@ def _fairness(job: Job, figures: _Figures | None) -> dict[str, JsonValue]:
     verdicts = {attribute: one.verdict for attribute, one in figures.final.fairness.items()} if figures else {}
     measured = any(verdict.status == "measured" for verdict in verdicts.values())
     return {
-        "threshold": {
-            "kind": job.fairness.thresholds,
-            "log_odds": float(EDGES[figures.edge]) if figures else None,
-            "edge_index": figures.edge if figures else None,
-            "source": "pooled validation histogram, base rate" if job.fairness.thresholds == "pooled" else "fixed score of 0.5",
-        },
+        "threshold": threshold_json(figures.decision if figures else None, job),
         "verdict": {
             "state": "measured" if measured else "none",
             "sentences": [f"By {attribute}: {verdict.sentence}" for attribute, verdict in verdicts.items()],
@@ -283,5 +294,5 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": job.privacy.secure_rng is True,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": COVERED if private else NO_PRIVACY,
+        "statement": COVERED + (WEIGHED if job.fairness.cell_weights is not None else "") if private else NO_PRIVACY,
     }

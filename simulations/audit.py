@@ -21,6 +21,7 @@ from fedethos.client.model import NodeModel
 from fedethos.client.trainer import SourceOfStep, StepPlan, train_round
 from fedethos.errors import FedethosError
 from fedethos.job import Training
+from fedethos.privacy.adaptive import gradient_noise_multiplier
 from fedethos.privacy.audit import LARGEST_AUDIT, Evidence, Floats, log_likelihood_ratios, most_provable, weigh
 from fedethos.privacy.conformance import Check, check_accounting, check_noise, check_sampling
 from fedethos.privacy.engine import ClippingEngine
@@ -49,6 +50,8 @@ class Subject:
         What is done in a step.
     make_engine : callable
         From the clipping norm C to an engine that is not attached.
+    largest_weight : float
+        Of all declared cells; 1 where records have no weights.
     """
 
     model: NodeModel
@@ -57,6 +60,19 @@ class Subject:
     step: StepPlan
     make_engine: Callable[[float], ClippingEngine]
     source_of: SourceOfStep
+    largest_weight: float = 1.0
+
+    @property
+    def gradient_noise(self) -> float:
+        """The planned noise on the gradients' sum, in units of the clipping norm times the largest weight."""
+        if self.step.adaptive is None:
+            return self.plan.noise_multiplier
+        return gradient_noise_multiplier(self.plan.noise_multiplier, self.step.adaptive.unclipped_num_std)
+
+    @property
+    def largest_norm(self) -> float:
+        """The largest clipping norm of any step."""
+        return self.plan.max_grad_norm if self.step.adaptive is None else self.step.adaptive.max_clipbound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +108,11 @@ def audit(subject: Subject, *, claim: float, canaries: int, seed: int, confidenc
     plan = subject.plan
     took_part = keyed_generator(seed, "canaries").random(canaries) < 0.5
     watched, units = _train_with(subject, took_part)
-    scale = subject.step.expected_batch_size / (_learning_rate(subject) * plan.max_grad_norm)
-    released = watched.moves * scale  # noisy sums, in units of C
+    scale = subject.step.expected_batch_size / (_learning_rate(subject) * subject.largest_weight)
+    released = watched.moves * scale  # noisy sums, in units of what one unit may add
     scores = log_likelihood_ratios(
         towards_label_one(released),
-        noise_multiplier=plan.noise_multiplier,
+        noise_multiplier=subject.gradient_noise,
         sampling_rate=plan.sampling_rate,
         adjacency=plan.adjacency,
     )
@@ -108,24 +124,25 @@ def audit(subject: Subject, *, claim: float, canaries: int, seed: int, confidenc
         checks=(
             check_accounting(plan, steps=len(released), claim=claim),
             check_contributions(subject),
-            check_noise(untouched(released), noise_multiplier=plan.noise_multiplier),
+            check_noise(untouched(released), noise_multiplier=subject.gradient_noise),
             check_sampling(watched.sampled(units), sampling_rate=plan.sampling_rate),
         ),
     )
 
 
 def check_contributions(subject: Subject) -> Check:
-    """Whether a step without noise adds up what each unit gives when it is alone, at most C each.
+    """Whether a step without noise adds up what each unit gives when it is alone, at most C each, or C times the largest weight.
 
     It holds for no trainer that lets a unit's part depend on the others of its batch: by a loss averaged over the batch, by
     clipping several units together, or by dividing by the number of units that happened to be there.
     """
     bound = subject.plan.max_grad_norm
+    most = bound * subject.largest_weight
     with _dropout_off(subject.model.model):
         unclipped, _ = _adds_up(subject, _UNCLIPPED, canaries=0)
         clipped, largest = _adds_up(subject, bound, canaries=_COMPARED)
-    says = f"units add up without seeing each other, and none adds more than {bound:g}"
-    return Check("contributions", unclipped and clipped and largest <= bound * (1 + _TOLERANCE), says)
+    says = f"units add up without seeing each other, and none adds more than {most:g}"
+    return Check("contributions", unclipped and clipped and largest <= most * (1 + _TOLERANCE), says)
 
 
 def _train_with(subject: Subject, took_part: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> tuple[WatchedEngine, int]:
@@ -192,15 +209,15 @@ def _values(model: NodeModel) -> list[Floats]:
 
 def _design(subject: Subject, canaries: int) -> CanaryDesign:
     records = 2 if subject.plan.unit == "person" else 1
-    return CanaryDesign(canaries=canaries, records=records, loudness=_loudness(subject.plan))
+    return CanaryDesign(canaries=canaries, records=records, loudness=_loudness(subject), weight=subject.largest_weight)
 
 
-def _loudness(plan: PrivacyPlan) -> float:
-    return _LOUDNESS * max(1.0, plan.max_grad_norm)
+def _loudness(subject: Subject) -> float:
+    return _LOUDNESS * max(1.0, subject.largest_norm)
 
 
 def _learning_rate(subject: Subject) -> float:
-    return _NUDGE * subject.step.expected_batch_size / (_loudness(subject.plan) * subject.plan.max_grad_norm)
+    return _NUDGE * subject.step.expected_batch_size / (_loudness(subject) * subject.largest_norm * subject.largest_weight)
 
 
 def _plain_sgd(steps: int, learning_rate: float) -> Training:

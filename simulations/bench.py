@@ -13,9 +13,13 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from fedethos.simulations.benchmarks.row import Row, line
+
+_HERE = "fedethos.simulations.benchmarks"
 PARTS = {
-    "main": "fedethos.simulations.benchmarks.main_job",
-    "privacy": "fedethos.simulations.benchmarks.privacy_step",
+    "main": ("main_job",),
+    "privacy": ("privacy_step", "private_parts"),
+    "small-data": ("small_data",),
 }
 OUTPUT = Path("build/bench.json")
 
@@ -27,22 +31,21 @@ def main() -> int:
     parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
-        print(json.dumps(import_module(PARTS[arguments.part]).rows()))
+        print(json.dumps([row for module in PARTS[arguments.part] for row in import_module(f"{_HERE}.{module}").rows()]))
         return 0
     found = [row for part in ([arguments.only] if arguments.only else PARTS) for row in _measured(part)]
     for row in found:
-        verdict = "" if row["limit"] is None else f"  limit {row['limit']:.2f}  {'holds' if row['holds'] else 'MISSED'}"
-        print(f"{row['name']:<58} {row['ours']:10.4f} / {row['reference']:10.4f} = {row['ratio']:.3f}{verdict}")
+        print(line(row))
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"Written to {OUTPUT}")
     return 0 if all(row["holds"] is not False for row in found) else 1
 
 
-def _measured(part: str) -> list[dict[str, str | float | bool | None]]:
+def _measured(part: str) -> list[Row]:
     print(f"measuring {part} …", file=sys.stderr)
     command = [sys.executable, "-W", "ignore", "-m", "fedethos.simulations.bench", "--part", part]
-    answer: list[dict[str, str | float | bool | None]] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    answer: list[Row] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return answer
 
 

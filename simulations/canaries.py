@@ -76,11 +76,15 @@ class ProbedInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryDesign:
-    """How many canaries there are, of how many records each, and how loud: ``loudness`` is far above C and any real gradient."""
+    """How many canaries there are, of how many records each, and how loud: ``loudness`` is far above C and any real gradient.
+
+    ``weight`` is theirs where records have weights: the largest of any cell, so that they are the worst case.
+    """
 
     canaries: int
     records: int
     loudness: float
+    weight: float = 1.0
 
     def insert(self, examples: Examples, real: Indices, canaries: Indices, label: Indices) -> Examples:
         """Records ``real`` of ``examples``, whose units must be whole, and all records of ``canaries`` with label[canary]."""
@@ -93,14 +97,16 @@ class CanaryDesign:
             np.concatenate([examples.label[real], label[members]]),
             {},
             np.concatenate([own, first]),
+            None if examples.weight is None else np.concatenate([examples.weight[real], np.full(len(members), self.weight)]),
         )
 
 
 class WatchedEngine:
-    """The engine under audit, and a record of what can be seen around it: every iterate of the probe, and who was sampled."""
+    """The engine under audit, and a record of what can be seen around it: iterates of the probe, clipping norms, who was sampled."""
 
     def __init__(self, engine: ClippingEngine) -> None:
         self._engine = engine
+        self._norms: list[float] = []
         self._iterates: list[Floats] = []
         self._sampled: list[set[int]] = []
 
@@ -110,12 +116,13 @@ class WatchedEngine:
 
     def reset(self) -> None:
         self._note_iterate()
+        self._norms.append(self.max_grad_norm)
         self._sampled.append(set())
         self._engine.reset()
 
-    def backward(self, per_example_loss: Tensor, unit_ids: Tensor) -> None:
+    def backward(self, per_example_loss: Tensor, unit_ids: Tensor, weights: Tensor | None = None) -> None:
         self._sampled[-1].update(unit_ids.tolist())
-        self._engine.backward(per_example_loss, unit_ids)
+        self._engine.backward(per_example_loss, unit_ids, weights)
 
     def clipped_sum(self) -> Gradients:
         return self._engine.clipped_sum()
@@ -125,9 +132,22 @@ class WatchedEngine:
         self._engine.detach()
 
     @property
+    def max_grad_norm(self) -> float:
+        return self._engine.max_grad_norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float) -> None:
+        self._engine.max_grad_norm = value
+
+    @property
+    def unclipped_balance(self) -> float:
+        return self._engine.unclipped_balance
+
+    @property
     def moves(self) -> Floats:
-        """What each step took from the probe's weights: float64[steps, 2, canaries]."""
-        return -np.diff(np.stack(self._iterates), axis=0)
+        """What each step took from the probe's weights, in units of the step's clipping norm: float64[steps, 2, canaries]."""
+        steps = np.stack(self._iterates[:-1]) - np.stack(self._iterates[1:])
+        return steps / np.asarray(self._norms, dtype=np.float64)[:, None, None]
 
     def sampled(self, units: int) -> Bools:
         """bool[steps, units]"""

@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
 from fedethos.client.app import build_client_app, incidents
+from fedethos.client.node import Node
+from fedethos.data.records import Records
 from fedethos.documents import dump_job, load_job
 from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
 from fedethos.governance.report import render_report
 from fedethos.job import Job
-from fedethos.models.adapter import read_arrays
-from fedethos.models.base import weights_hash
+from fedethos.messages import Arrays
 from fedethos.progress import Observer
+from fedethos.records import Local, SimulatedAttack
 from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
 from fedethos.server.loop import Coordination
+from fedethos.simulations.accounts import ledger_path
+from fedethos.simulations.attacks import Scene
 from fedethos.simulations.grid import InProcessGrid
 from fedethos.simulations.manifest import simulation_manifest
 from fedethos.simulations.oracle import Oracle
@@ -35,7 +40,17 @@ from fedethos.simulations.virtual_sites import Federation, open_federation
 ENGINE = "inprocess"
 
 
-def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool = False, force: bool = False) -> Path:
+def simulate(
+    job: Job,
+    out: Path,
+    *,
+    base: Path,
+    observer: Observer,
+    wire: bool = False,
+    force: bool = False,
+    records: Records | None = None,
+    attack: SimulatedAttack | None = None,
+) -> Path:
     """Run ``job`` into the new folder ``out`` and render its report.
 
     Parameters
@@ -46,12 +61,17 @@ def simulate(job: Job, out: Path, *, base: Path, observer: Observer, wire: bool 
         Send every message through Flower's serialisation.
     force : bool
         Replace a run that is already in ``out``.
+    records : Records, optional
+        What ``read_records`` gave for this job's data, so that many seeds read a table once.
+    attack : SimulatedAttack, optional
+        Some sites attack; exact values are then of the other sites' people.
     """
     with RunFolder(out).create(force=force) as folder:
         folder.write_job(dump_job(job))
-        folder.write_local({"base": str(base.resolve()), "wire": wire})
+        local = Local(base=str(base.resolve()), wire=wire, run=f"{job.name}/{secrets.token_hex(8)}", attack=attack)
+        folder.write_local(local.model_dump())
         try:
-            _run(job, folder, base=base, wire=wire, observer=observer)
+            _run(job, folder, local, observer, records)
         except FedethosError:
             if not folder.manifest.exists():
                 folder.discard()
@@ -70,33 +90,50 @@ def resume(out: Path, *, observer: Observer) -> Path:
     with RunFolder(out).resume() as folder:
         if folder.result.exists():
             raise FedethosError("RUN-932", "This run is complete.", where=str(out), fix=f"See it with `fedethos report {out}`.")
-        local = folder.read_local()
-        _run(load_job(folder.job), folder, base=Path(local.base), wire=local.wire, observer=observer)
+        _run(load_job(folder.job), folder, folder.read_local(), observer)
     return out
 
 
-def _run(job: Job, folder: RunFolder, *, base: Path, wire: bool, observer: Observer) -> None:
+def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records: Records | None = None) -> None:
     quiet_logs()
-    started = time.monotonic()
+    started, base = time.monotonic(), Path(local.base)
+    ledger = ledger_path(job, base=base, own=folder.ledger)
+    scene = Scene(local.attack, job)
     with (
         _incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
-        open_federation(job, base=base, scratch=Path(scratch), ledger=folder.ledger, observer=observer) as federation,
+        open_federation(
+            job,
+            base=base,
+            scratch=Path(scratch),
+            ledger=ledger,
+            run=local.run,
+            observer=observer,
+            records=records,
+            spoil=scene.spoil,
+        ) as federation,
     ):
-        base_weights = weights_hash(federation.model.model)
-        plan = _coordination(job, folder, federation, observer, started)
+        base_weights = federation.model.base_weights()
+        plan = _coordination(job, folder, federation, observer, started, honest=scene.honest(federation))
         if not folder.manifest.exists():
-            folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE))
-        app = build_client_app(lambda context: federation.nodes[context.node_id])
-        build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))
+            folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE, marks=scene.marks(federation)))
+        behind = scene.behind(federation)
+        app = build_client_app(lambda context: behind[context.node_id])
+        build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=local.wire), _context(0))
         federation.model.restore_base()
-        if weights_hash(federation.model.model) != base_weights:
+        if federation.model.base_weights() != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
     render_report(folder.path)
 
 
-def _coordination(job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float) -> Coordination:
+def _coordination(
+    job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float, *, honest: Sequence[Node]
+) -> Coordination:
     model = federation.model
+
+    def export(arrays: Arrays, where: Path) -> None:
+        model.load(arrays)
+        federation.task.save(where)
 
     return Coordination(
         job=job,
@@ -104,12 +141,12 @@ def _coordination(job: Job, folder: RunFolder, federation: Federation, observer:
         sites=federation.sites,
         base_sha256=model.base_sha256,
         initial=model.read(),
-        frozen=read_arrays(model.model, model.frozen_names),
-        export=model.save,
+        frozen=model.read_frozen(),
+        export=export,
         observer=observer,
         engine=ENGINE,
         started=started,
-        oracle=Oracle(list(federation.nodes.values())),
+        oracle=Oracle(honest),
     )
 
 

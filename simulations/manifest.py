@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import torch
@@ -15,11 +16,15 @@ from fedethos.server.outcome import NO_PRIVACY, SEEDED
 from fedethos.simulations.virtual_sites import Federation
 from fedethos.storage import JsonValue
 
+SHARED_LEDGER = "Other runs may have spent on the same people: see fedethos privacy spent"
+
 _PACKAGES = ("fedethos", "flwr", "torch", "transformers", "peft", "opacus", "dp-accounting", "fairlearn", "numpy", "pandas", "tokenizers")
 
 
-def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, engine: str) -> dict[str, JsonValue]:
-    """Facts known before round 1. ``base_weights`` is the hash of the frozen parameters in memory."""
+def simulation_manifest(
+    job: Job, federation: Federation, base_weights: str | None, *, engine: str, marks: Sequence[str] = ()
+) -> dict[str, JsonValue]:
+    """Facts known before round 1. ``base_weights`` is ``NodeModel.base_weights()``; ``marks`` stand on every page."""
     private = job.privacy.mode != "none"
     initial = federation.model.read()
     trainable = ever_trained(job.aggregation, initial)
@@ -54,5 +59,8 @@ def simulation_manifest(job: Job, federation: Federation, base_weights: str, *, 
             for site in federation.sites.values()
             if (plan := plan_training(job, declared_size=site.declared_size)) is not None
         },
-        "marks": ([] if private else [NO_PRIVACY]) + ([SEEDED] if private and job.privacy.secure_rng is not True else []),
+        "marks": [*marks]
+        + ([] if private else [NO_PRIVACY])
+        + ([SEEDED] if private and job.privacy.secure_rng is not True else [])
+        + ([SHARED_LEDGER] if job.simulation.site.ledger else []),
     }

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from fedethos.aggregation import trained_in
+from fedethos.cells import constant_weights
+from fedethos.client.cell_weights import accepted_weights, weighed
 from fedethos.client.node import Node, clipping_engine
 from fedethos.client.trainer import StepPlan
 from fedethos.errors import FedethosError
@@ -22,7 +25,9 @@ from fedethos.privacy.plan import PrivacyPlan
 from fedethos.progress import Observer
 from fedethos.records import Round
 from fedethos.runfolder import RunFolder
+from fedethos.simulations.accounts import ledger_path
 from fedethos.simulations.audit import Audit, Subject, audit
+from fedethos.simulations.count_audit import check_released_counts
 from fedethos.simulations.virtual_sites import Federation, open_federation
 
 SMALL_CLAIM = 2.0  # a thousand canaries can refute it when something is wrong
@@ -30,7 +35,7 @@ SMALL_CLAIM = 2.0  # a thousand canaries can refute it when something is wrong
 
 @dataclass(frozen=True, kw_only=True)
 class RunAudit:
-    """An audit at one site of a run; the first of its checks is about what the run states for all sites."""
+    """An audit at one site of a run; the first of its checks is about what the run states for all sites, the last about released counts."""
 
     site: str
     audit: Audit
@@ -51,7 +56,7 @@ def audit_run(folder: RunFolder, *, canaries: int, steps: int | None, claim: flo
     Raises
     ------
     FedethosError
-        PRIV-342 when the run claims nothing; PRIV-343; RUN-903 for an unfinished run.
+        PRIV-342 when the run claims nothing; PRIV-343; PRIV-358; RUN-903 for an unfinished run.
     """
     job = folder.parse_job()
     stated = _stated(folder)
@@ -62,14 +67,18 @@ def audit_run(folder: RunFolder, *, canaries: int, steps: int | None, claim: flo
         observer.stage(f"Training with {canaries} canaries")
         site, node = federation.sites[1].name, federation.nodes[1]
         plan, claimed = _planned(job, stated[site], node.declared_size, steps, claim)
-        found = audit(_subject(node, plan), claim=claimed, canaries=canaries, seed=seed)
-    return RunAudit(site=site, audit=replace(found, checks=(_check_statement(job, stated, folder.read_rounds()), *found.checks)))
+        ledger = ledger_path(job, base=Path(folder.read_local().base), own=folder.ledger)
+        counts = check_released_counts(job, folder, ledger, node, site, observer)
+        with node.model.training(trained_in(job.aggregation, 1, node.model.exchanged_names)):
+            found = audit(_subject(node, plan), claim=claimed, canaries=canaries, seed=seed)
+    statement = _check_statement(job, stated, folder.read_rounds())
+    return RunAudit(site=site, audit=replace(found, checks=(statement, *found.checks, counts)))
 
 
 def _open_federation(job: Job, folder: RunFolder, scratch: Path, observer: Observer) -> AbstractContextManager[Federation]:
-    """The run's sites again, with a ledger that is thrown away: an audit releases nothing of them."""
+    """The run's first site again, with a ledger that is thrown away: an audit releases nothing of it."""
     base = Path(folder.read_local().base)
-    return open_federation(job, base=base, scratch=scratch, ledger=scratch / "ledger.sqlite", observer=observer)
+    return open_federation(job, base=base, scratch=scratch, ledger=scratch / "ledger.sqlite", observer=observer, only=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +140,15 @@ def _planned(job: Job, stated: _Stated, declared_size: int, steps: int | None, c
 
 
 def _subject(node: Node, plan: PrivacyPlan) -> Subject:
-    local_steps = node.job.training.local_steps
+    job = node.job
+    weights = accepted_weights(constant_weights(job), job)
+    largest = 1.0 if weights is None else float(weights.max())
     return Subject(
         model=node.model,
-        examples=node.examples["train"],
+        examples=weighed(node.examples["train"], weights, job),
         plan=plan,
-        step=StepPlan(
-            sampling_rate=plan.sampling_rate,
-            expected_batch_size=plan.expected_batch_size,
-            noise_std=plan.noise_multiplier * plan.max_grad_norm,
-        ),
-        make_engine=partial(clipping_engine, node.job),
-        source_of=lambda step: node.source_of(1 + step // local_steps, step % local_steps),
+        step=StepPlan.of(job, declared_size=node.declared_size, noise_multiplier=plan.noise_multiplier, largest_weight=largest),
+        make_engine=partial(clipping_engine, job),
+        source_of=lambda step: node.source_of(1 + step // job.training.local_steps, step % job.training.local_steps),
+        largest_weight=largest,
     )

@@ -1,46 +1,37 @@
-"""From one table to several virtual sites: partition, split, tokens, frozen-prefix caches, privacy plans."""
+"""From one table to several virtual sites: partition, split, inputs, privacy plans."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
-
-from fedethos.aggregation import phases, trained_in
-from fedethos.client.examples import Examples, HiddenInputs, Inputs, TokenInputs
-from fedethos.client.model import NodeModel, training_device
-from fedethos.client.node import Node, SourceOf, clipping_engine
+from fedethos.aggregation import phases
+from fedethos.client.examples import Examples
+from fedethos.client.model import NodeModel
+from fedethos.client.node import Node, SourceOf, clipping_engine, clipping_rule
+from fedethos.client.registry import prepare_task
+from fedethos.client.task import Task
 from fedethos.data.bound import at_most
 from fedethos.data.contract import apply_contract
 from fedethos.data.readers import read_table
 from fedethos.data.records import Records
 from fedethos.data.split import split_records
-from fedethos.data.tokens import tokenize
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import SplitName
-from fedethos.models import prefix
-from fedethos.models.adapter import attach_lora
-from fedethos.models.assets import resolve
-from fedethos.models.base import load_base
-from fedethos.models.core import put_core_between
-from fedethos.privacy.ledger import Ledger
-from fedethos.privacy.ledger_entries import SpendingPlan
-from fedethos.privacy.ledger_plan import CommittedPlan
-from fedethos.privacy.planner import allotments
 from fedethos.privacy.randomness import SecureSource, SeededSource
-from fedethos.privacy.self_check import check_engine, synthetic_classification
+from fedethos.privacy.self_check import check_engine
 from fedethos.progress import Observer
 from fedethos.server.site import Site
+from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.partition import check_site_labels, partition
-from fedethos.site import Caps
 from fedethos.strategies.averaging import capped_shares
+
+SiteRecords = dict[str, dict[SplitName, Records]]
+Spoil = Callable[[SiteRecords], SiteRecords]
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that the printed epsilon cannot tell the exact one
@@ -48,18 +39,36 @@ _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that t
 
 @dataclass(frozen=True)
 class Federation:
-    """Virtual sites that share one model."""
+    """Virtual sites that share one model. Every site is in ``sites``; ``nodes`` may be fewer."""
 
-    model: NodeModel
+    task: Task
     sites: Mapping[int, Site]
     nodes: Mapping[int, Node]
 
+    @property
+    def model(self) -> NodeModel:
+        return self.task.model
 
-def site_records(job: Job, base: Path) -> dict[str, dict[SplitName, Records]]:
-    """Each virtual site's records by split. ``base`` is the folder that relative paths in the job start from."""
+
+def read_records(job: Job, base: Path) -> Records:
+    """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from."""
+    return apply_contract(read_table(job.data, base=base), job.data, keep=_kept_column(job))
+
+
+def same_records(job: Job, other: Job) -> bool:
+    """Whether ``read_records`` gives the same for both, from the same folder."""
+    return (job.data, _kept_column(job)) == (other.data, _kept_column(other))
+
+
+def _kept_column(job: Job) -> str | None:
     plan = job.simulation.partition
-    by_column = plan.by if plan.kind == "by-column" else None
-    records = apply_contract(read_table(job.data, base=base), job.data, keep=by_column)
+    return plan.by if plan.kind == "by-column" else None
+
+
+def site_records(job: Job, base: Path, records: Records | None = None) -> SiteRecords:
+    """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds."""
+    plan = job.simulation.partition
+    records = records or read_records(job, base)
     parts = partition(
         records,
         plan,
@@ -112,127 +121,83 @@ def approved_sites(job: Job, sizes: Mapping[str, int]) -> dict[int, Site]:
 
 
 @contextmanager
-def open_federation(job: Job, *, base: Path, scratch: Path, ledger: Path, observer: Observer) -> Iterator[Federation]:
-    """Load the model once, commit every site's plan in ``ledger``, read the records, cache what is frozen.
+def open_federation(
+    job: Job,
+    *,
+    base: Path,
+    scratch: Path,
+    ledger: Path,
+    observer: Observer,
+    run: str = "run",
+    only: int | None = None,
+    records: Records | None = None,
+    spoil: Spoil = lambda records: records,
+) -> Iterator[Federation]:
+    """Prepare the task once, commit every site's plan in ``ledger``, read the records (or take ``records``), make their inputs.
 
-    Caches are deleted on leaving; the ledger stays.
+    A plan is committed as soon as the site's size is known: before the records are opened if the job declares all sizes, else after
+    they were dealt to the sites. Whatever can be refused without them is refused first, so that it costs nothing.
+    Temporary files are deleted on leaving; the ledger stays.
+
+    Parameters
+    ----------
+    run : str
+        Names this run in the ledger.
+    only : int, optional
+        Open the node of this site alone.
+    spoil : callable
+        What attackers do to their records (``simulations/attacks.py``).
+
+    Raises
+    ------
+    FedethosError
+        PRIV-310 when a plan is over a site's cap; no record was turned into a model input.
     """
-    observer.stage("Loading the base model")
-    where = resolve(job.model.path, base=base)
-    loaded = load_base(where, num_labels=len(job.data.label.values), sha256=job.model.sha256, seed=job.simulation.seed)
-    _check_length(job, loaded.model.config.max_position_embeddings)
-    device = training_device()
-    adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa")
-    if job.aggregation == "fedsb":
-        put_core_between(adapted, seed=job.simulation.seed)
-    adapted.to(device)
-
-    observer.stage("Reading and splitting the records")
-    by_site = site_records(job, base)
-    sizes = {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
-    sites = approved_sites(job, sizes)
-
-    with ExitStack() as caches:
-        committed = _committed_plans(job, sizes, ledger, caches)
-        cached = caches_prefix(job, adapted)
-        model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
+    with ExitStack() as resources:
+        observer.stage("Loading the model")
+        task = prepare_task(job, base=base, scratch=scratch, resources=resources)
         if job.privacy.mode != "none":
             observer.stage("Checking the clipping engine against plain gradients")
-            synthetic = synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values))
-            for names in phases(job.aggregation, model.exchanged_names):
-                model.train_only(names)
-                check_engine(partial(clipping_engine, job), adapted, model.parameters, synthetic)
-        model.train_only(trained_in(job.aggregation, 1, model.exchanged_names))
+            for names in phases(job.aggregation, task.model.exchanged_names):
+                with task.model.training(names):
+                    check_engine(
+                        partial(clipping_engine, job),
+                        task.model.model,
+                        task.model.parameters,
+                        task.synthetic_loss,
+                        clipping=clipping_rule(job),
+                    )
+
+        known = _declared_sizes(job)
+        committed = committed_plans(job, known, ledger, run, resources) if known else {}
+        observer.stage("Reading and splitting the records")
+        by_site = spoil(site_records(job, base, records))
+        sizes = known or {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
+        if not known:
+            committed = committed_plans(job, sizes, ledger, run, resources)
+        sites = approved_sites(job, sizes)
+
         nodes = {}
-        for node_id, site in sites.items():
-            if cached:
-                observer.stage(f"Caching the frozen layers, site {node_id} of {len(sites)}")
-            examples = {
-                split: Examples.of(records, job.unit, _inputs(job, adapted, loaded.tokenizer, records, scratch, caches, cached=cached))
-                for split, records in by_site[site.name].items()
-            }
+        for node_id, site in sites.items() if only is None else [(only, sites[only])]:
+            observer.stage(f"Preparing the records, site {node_id} of {len(sites)}")
             nodes[node_id] = Node(
                 job=job,
-                model=model,
-                examples=examples,
+                model=task.model,
+                examples={split: Examples.of(records, job.unit, task.inputs(records)) for split, records in by_site[site.name].items()},
                 declared_size=site.declared_size,
                 ledger=committed.get(site.name),
                 source_of=_sources(job, site.name),
                 rank=job.federation.sites[site.name].rank if site.name in job.federation.sites else None,
             )
-        yield Federation(model, sites, nodes)
+        yield Federation(task, sites, nodes)
 
 
-def _check_length(job: Job, longest: int) -> None:
-    if job.model.max_length > longest:
-        raise FedethosError(
-            "MODEL-421",
-            f"model.max_length is {job.model.max_length}, and the base model reads at most {longest} tokens.",
-            where="model.max_length",
-            fix="Lower it.",
-        )
-
-
-def _committed_plans(job: Job, sizes: Mapping[str, int], path: Path, resources: ExitStack) -> dict[str, CommittedPlan]:
-    """Each site's plan for the whole job, charged in full before training; empty under ``privacy.mode: none``."""
-    if job.privacy.mode == "none" or job.privacy.epsilon is None:
-        return {}
-    ledger = resources.enter_context(Ledger(path))
-    caps = Caps(
-        lifetime_epsilon=job.privacy.epsilon,
-        per_job_epsilon=job.privacy.epsilon,
-        delta=job.privacy.delta,
-        rounds=job.federation.rounds,
-    )
-    committed = {}
-    for name, size in sizes.items():
-        ledger.open_account(name, caps=caps, unit=job.unit, adjacency=job.privacy.adjacency, simulated=True)
-        committed[name] = ledger.commit(
-            SpendingPlan(
-                account=name,
-                job_sha256=job.sha256,
-                run=job.name,
-                unit=job.unit,
-                adjacency=job.privacy.adjacency,
-                epsilon=job.privacy.epsilon,
-                delta=job.privacy.delta,
-                allotments=allotments(job, declared_size=size, rows_per_unit=job.rows_per_unit),
-                seeded=job.privacy.secure_rng is not True,
-            )
-        )
-    return committed
-
-
-def caches_prefix(job: Job, model: PeftModel) -> bool:
-    """Whether layers below the first adapter are computed once a record (``training.cache_frozen_prefix``)."""
-    wish = job.training.cache_frozen_prefix
-    if wish == "off":
-        return False
-    possible = prefix.tail_start(model) > 0
-    if wish == "on" and not possible:
-        raise FedethosError(
-            "MODEL-420",
-            "training.cache_frozen_prefix is on, but no whole layer lies below the first adapter.",
-            where="lora.layers_to_transform",
-            fix="Adapt upper layers only, or set training.cache_frozen_prefix to auto.",
-        )
-    return possible
-
-
-def _inputs(
-    job: Job,
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    records: Records,
-    scratch: Path,
-    caches: ExitStack,
-    *,
-    cached: bool,
-) -> Inputs:
-    table = tokenize(records.text, tokenizer, job.model.max_length)
-    if not cached:
-        return TokenInputs(table)
-    return HiddenInputs(caches.enter_context(prefix.build_cache(model, table, folder=scratch, dtype=np.dtype(job.training.cache_dtype))))
+def _declared_sizes(job: Job) -> dict[str, int]:
+    """The sizes that the job declares; empty unless it does so for every site. CFG-230 as early as the number of sites is known."""
+    if job.simulation.partition.kind != "by-column":
+        _site_names(job, job.simulation.sites)
+    sizes = {name: plan.declared_size for name, plan in sorted(job.federation.sites.items()) if plan.declared_size is not None}
+    return sizes if len(sizes) == len(job.federation.sites) else {}
 
 
 def _sources(job: Job, site: str) -> SourceOf:

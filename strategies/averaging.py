@@ -54,14 +54,14 @@ def aggregation_error(before: Arrays, updates: Sequence[Arrays], weights: Sequen
         ‖ΔW(after) - Σ pᵢ ΔW(siteᵢ)‖ / ‖Σ pᵢ ΔW(siteᵢ)‖,    ΔW = B A + residual_B residual_A.
 
     Averaging A and B apart is not averaging BA (Sun et al. 2024, FFA-LoRA), so fedavg has an error; exact rules have that of float32.
-    What a server optimizer or a robust rule changes on purpose counts as well.
+    What a server optimizer changes on purpose counts as well.
 
     Parameters
     ----------
     before, after : dict name -> array
         The global tensors that the round began with, and ended with.
     updates : sequence of dict name -> array
-        What each site trained; the rest of its model is ``before`` and ``frozen``.
+        What each site trained, after the robust step; the rest of its model is ``before`` and ``frozen``.
     frozen : dict name -> array
         Tensors that travel once.
 

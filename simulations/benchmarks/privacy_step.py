@@ -37,7 +37,7 @@ from fedethos.privacy.engine import ClippingEngine
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.fused_linear import FusedLora
 from fedethos.privacy.opacus_engine import OpacusEngine
-from fedethos.simulations.benchmarks.row import Row
+from fedethos.simulations.benchmarks.row import Row, compared, line
 
 Variant = Literal["peft", "peft-frozen", "fused", "fused-open", "opacus"]
 Step = Callable[[], None]
@@ -97,15 +97,7 @@ def _rows(setting: Setting, repeats: int, memory: bool) -> list[Row]:
 def _row(figure: str, setting: str, variant: Variant, pair: tuple[float, float], ratio: float, limit: float) -> Row:
     judged = variant == "fused"
     name = f"{figure}/{setting}" if judged else f"{figure}/{setting}/{variant}"
-    return Row(
-        part="privacy",
-        name=name,
-        ours=pair[0],
-        reference=pair[1],
-        ratio=ratio,
-        limit=limit if judged else None,
-        holds=ratio <= limit if judged else None,
-    )
+    return compared("privacy", name, *pair, ratio=ratio, limit=limit if judged else None)
 
 
 def step_seconds(setting: Setting, variants: Sequence[Variant], repeats: int) -> dict[Variant, list[float]]:
@@ -181,6 +173,14 @@ def _step(setting: Setting, variant: Variant) -> Step:
     return partial(_private_step, training, engine)
 
 
+def private_step_of_units(setting: Setting, *, rows_per_unit: int) -> Step:
+    """The fused private step with every ``rows_per_unit`` records of the batch in one unit."""
+    training = _training(setting, "fused")
+    engine = FusedEngine(_MAX_GRAD_NORM)
+    engine.attach(training.model, training.trained)
+    return partial(_private_step, training, engine, rows_per_unit=rows_per_unit)
+
+
 def _plain_step(training: _Training) -> None:
     training.optimizer.zero_grad()
     mask = torch.ones_like(training.tokens)
@@ -194,10 +194,10 @@ def _open_step(training: _Training) -> None:
     training.optimizer.step()
 
 
-def _private_step(training: _Training, engine: ClippingEngine) -> None:
+def _private_step(training: _Training, engine: ClippingEngine, *, rows_per_unit: int = 1) -> None:
     training.optimizer.zero_grad()
     engine.reset()
-    engine.backward(training.per_example_loss(), torch.arange(training.setting.batch))
+    engine.backward(training.per_example_loss(), torch.arange(training.setting.batch) // rows_per_unit)
     for name, total in engine.clipped_sum().items():
         noisy = total + _MAX_GRAD_NORM * _NOISE_MULTIPLIER * torch.randn_like(total)
         training.trained[name].grad = (noisy / training.setting.batch).float()
@@ -271,8 +271,7 @@ def main() -> None:
         print(json.dumps(found, indent=1))
         return
     for row in found:
-        verdict = "" if row["limit"] is None else f"  limit {row['limit']:.2f}  {'holds' if row['holds'] else 'MISSED'}"
-        print(f"{row['name']:<58} {row['ours']:9.2f} / {row['reference']:9.2f} = {row['ratio']:.3f}{verdict}")
+        print(line(row))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,14 @@ import typer
 
 from fedethos import __version__
 from fedethos.cli_audit import audit
+from fedethos.cli_compare import compare
 from fedethos.cli_config import config_app
 from fedethos.cli_env import env
 from fedethos.cli_models import models_app
 from fedethos.cli_plan import plan
 from fedethos.cli_privacy import privacy_app
 from fedethos.cli_run import demo, report, resume, simulate
+from fedethos.cli_sweep import sweep
 from fedethos.errors import FedethosError
 
 BUG, INTERRUPTED = 70, 130
@@ -33,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-for _verb in (demo, simulate, resume, report):
+for _verb in (demo, simulate, resume, report, sweep, compare):
     app.command()(_verb)
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")

@@ -109,7 +109,7 @@ def _refuse_violation(result: Audit, run: Path) -> None:
     if result.failed:
         raise FedethosError(
             "PRIV-341",
-            f"The training does not follow its privacy plan: {', '.join(check.name for check in result.failed)}.",
+            f"The run does not follow its privacy plan: {', '.join(check.name for check in result.failed)}.",
             where=str(run),
             why="Its epsilon was computed for another mechanism than the one that ran.",
             fix="Do not release this adapter.",

@@ -54,6 +54,9 @@ def plan(
         list[str] | None, typer.Option("--shares", metavar="ATTRIBUTE=A,B,…", help="Shares of the groups, if known; none: equal.")
     ] = None,
     favorable_share: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the people with the favorable label.")] = 0.25,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Runs of this job on the same people, such as hyper-parameter trials.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Find the noise for a budget, the rounds for a noise, and say which fairness metrics will be measurable."""
@@ -63,6 +66,7 @@ def plan(
     job = load_job(job_file, [*(overrides or ()), *([f"federation.rounds={rounds}"] if rounds else [])])
     sizes = _declared_sizes(job, size)
     job, costs = _training(job, sizes, noise_multiplier, rounds_given=rounds is not None)
+    together = _trials(job, costs, trials) if trials else {}
     counts = plan_counts(job)
     test_variance = sum(one.cell_variance for one in counts if one.population == "test") * len(sizes)
     metrics = _precision(job, sizes, test_variance, precision or job.privacy.metrics.tolerance, favorable_share, shares or [])
@@ -77,6 +81,9 @@ def plan(
                     "delta": job.privacy.delta,
                     "rounds": job.federation.rounds,
                     "sites": {name: asdict(costs[declared]) for name, declared in sizes.items()} if costs else {},
+                    "trials": {"runs": trials, "epsilon": {name: together[declared] for name, declared in sizes.items()}}
+                    if together
+                    else None,
                     "counts": [asdict(one.allotment) for one in counts],
                     "test_people": round(_test_people(job, sizes)),
                     "favorable_share": favorable_share,
@@ -87,6 +94,8 @@ def plan(
         )
         return
     _print_costs(job, sizes, costs)
+    if together and trials:
+        _print_trials(trials, together, costs)
     for one in counts:
         times = "once" if one.releases == 1 else f"{one.releases} times"
         typer.echo(
@@ -126,6 +135,16 @@ def _training(job: Job, sizes: dict[str, int], noise: float | None, *, rounds_gi
         most = rounds_for_noise(job, declared_size=min(sizes.values()), noise_multiplier=noise)
         job = job.model_copy(update={"federation": job.federation.model_copy(update={"rounds": max(1, most)})})
     return job, {declared: check_fits(job, declared_size=declared, noise_multiplier=noise) for declared in sorted(set(sizes.values()))}
+
+
+def _trials(job: Job, costs: dict[int, SiteCost], trials: int) -> dict[int, float]:
+    """Epsilon of all trials together, by declared size; nothing under mode none."""
+    from fedethos.privacy.planner import cost_of_trials
+
+    return {
+        declared: cost_of_trials(job, declared_size=declared, noise_multiplier=cost.noise_multiplier, trials=trials)
+        for declared, cost in costs.items()
+    }
 
 
 def _test_people(job: Job, sizes: dict[str, int]) -> float:
@@ -194,6 +213,15 @@ def _print_costs(job: Job, sizes: dict[str, int], costs: dict[int, SiteCost]) ->
             f"training     {who} of {declared:,} {job.unit}s: noise {cost.noise_multiplier:.3f}, "
             f"sampling rate {cost.sampling_rate:.3f}, epsilon {cost.epsilon:.2f}"
         )
+
+
+def _print_trials(trials: int, together: dict[int, float], costs: dict[int, SiteCost]) -> None:
+    dearest = max(together, key=lambda declared: together[declared])
+    runs = "1 run" if trials == 1 else f"{trials} runs"
+    typer.echo(
+        f"trials       {runs} on the same people, each chosen after seeing the others: epsilon {together[dearest]:.2f} "
+        f"(one fixed run {costs[dearest].epsilon:.2f}); caps.lifetime_epsilon has to be as large"
+    )
 
 
 def _print_precision(metrics: list[Precision], people: float, favorable_share: float, *, equal: bool) -> None:

@@ -59,10 +59,10 @@ def statement(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 
 
 def _read(place: Path) -> tuple[LedgerState, Head]:
-    from fedethos.privacy.ledger import FILE, read_ledger
+    from fedethos.privacy.ledger import read_ledger
     from fedethos.privacy.ledger_chain import head_path
 
-    path = place / FILE if place.is_dir() else place
+    path = _ledger_of(place) if place.is_dir() else place
     if not path.is_file() and not head_path(path).is_file():
         raise FedethosError(
             "RUN-903",
@@ -72,6 +72,16 @@ def _read(place: Path) -> tuple[LedgerState, Head]:
             fix="Name the folder of a private run, or a ledger file.",
         )
     return read_ledger(path)
+
+
+def _ledger_of(run: Path) -> Path:
+    from fedethos.runfolder import RunFolder
+    from fedethos.simulations.accounts import ledger_path
+
+    folder = RunFolder(run)
+    if not folder.local.is_file():
+        return folder.ledger
+    return ledger_path(folder.parse_job(), base=Path(folder.read_local().base), own=folder.ledger)
 
 
 def _print_accounts(accounts: list[AccountSpending]) -> None:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedethos.cli_attack import simulate_attack
+from fedethos.records import AttackKind
+
 if TYPE_CHECKING:
     from fedethos.job import Job
 
@@ -29,11 +32,19 @@ def simulate(
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the job and say what would happen; read no records.")] = False,
     as_json: AsJson = False,
+    attack: Annotated[
+        AttackKind | None, typer.Option(help="Let some sites attack, under every robust rule, and print what each rule loses.")
+    ] = None,
+    attackers: Annotated[float, typer.Option(min=0.0, max=1.0, help="With --attack: share of the sites that attack.")] = 0.2,
 ) -> None:
     """Run a job on virtual sites in this process."""
     from fedethos.documents import load_job
 
     job = load_job(job_file, overrides or [])
+    if attack is not None:
+        folder = out or RUNS / f"{job.name}-{attack}"
+        simulate_attack(job, attack, attackers, folder, base=job_file.parent, wire=wire, force=force, dry_run=dry_run, as_json=as_json)
+        return
     folder = out or RUNS / job.name
     if dry_run:
         _print_plan(job, folder)
@@ -98,6 +109,7 @@ def _print_result(folder: Path, *, as_json: bool) -> None:
 
 def _print_plan(job: Job, folder: Path) -> None:
     from fedethos.runfolder import RunFolder
+    from fedethos.wording import trained_part
 
     state = "holds a run already: choose another folder, or --force" if RunFolder(folder).holds_run() else "is free"
     epsilon = (
@@ -106,10 +118,13 @@ def _print_plan(job: Job, folder: Path) -> None:
         else (f"epsilon {job.privacy.epsilon:g} at delta {job.privacy.delta:g} per site, one {job.unit}, {job.privacy.adjacency}")
     )
     typer.echo(f"job       {job.name}  sha256 {job.sha256}")
-    typer.echo(f"model     {job.model.path}, LoRA rank {job.lora.r}, {job.aggregation}")
+    typer.echo(f"model     {job.model.path}; trained: {trained_part(job)}; {job.aggregation}")
     typer.echo(f"sites     {job.simulation.sites}, {job.simulation.partition.kind}, seed {job.simulation.seed}")
     typer.echo(f"training  {job.federation.rounds} rounds of {job.training.local_steps} steps, {job.training.batch_size} expected per step")
     typer.echo(f"privacy   {epsilon}")
+    if caps := job.simulation.site.caps:
+        ledger = "one ledger for several runs" if job.simulation.site.ledger else "the run's own ledger"
+        typer.echo(f"caps      epsilon {caps.per_job_epsilon:g} for a job, {caps.lifetime_epsilon:g} in all, {ledger}")
     typer.echo(f"folder    {folder} {state}")
     typer.echo("Nothing was read or written. Run it without --dry-run.")
 

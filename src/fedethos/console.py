@@ -61,7 +61,7 @@ def _metrics_table(result: Result, fairness: FairnessReport, declared: Mapping[s
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("Test people of all sites" if fairness.people.test is None else f"{fairness.people.test:,} test people of all sites")
     table.add_column("value (95 % interval)")
-    table.add_column("against the base model")
+    table.add_column("change by training")
     for label, name in _METRICS:
         item = result.metrics.of(name)
         table.add_row(label, interval(item), difference(item.value, result.base_value(name)))

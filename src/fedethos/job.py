@@ -8,30 +8,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedethos.aggregation import Aggregation
+from fedethos.caps import VirtualSite
+from fedethos.job_clipping import check_cell_weights
+from fedethos.job_data import UNKNOWN, Data
+from fedethos.job_fairness import Fairness, Policy
+from fedethos.job_federation import Federation, Robustness
+from fedethos.job_privacy import Privacy
+from fedethos.section import PositiveFloat, Section
 
-UNKNOWN = "unknown"  # the group of a record whose sensitive attribute is missing
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values are never echoed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
 
 
 class Model(Section):
-    path: str = Field(description="A folder with config.json and *.safetensors, or asset:NAME (see `fedethos models list`).")
+    path: str = Field(
+        description="A folder with config.json and *.safetensors, or asset:NAME (see `fedethos models list`); "
+        "for tabular-classification builtin:linear or builtin:mlp."
+    )
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Content hash of the folder; a mismatch is refused.")
     max_length: int = Field(128, ge=4, le=8192, description="Longest input in tokens; longer texts are cut.")
+    hidden: list[Annotated[int, Field(ge=1, le=4096)]] | None = Field(
+        None, min_length=1, max_length=8, description="Width of each hidden layer of builtin:mlp, such as [64]."
+    )
+
+    @model_validator(mode="after")
+    def _hidden_layers_belong_to_the_mlp(self) -> Model:
+        if (self.hidden is not None) != (self.path == MLP):
+            raise PydanticCustomError("CFG-272", "model.hidden gives the widths of builtin:mlp's hidden layers: with it, and only with it.")
+        return self
 
 
 class Lora(Section):
@@ -46,89 +55,11 @@ class Lora(Section):
     )
 
 
-class Label(Section):
-    column: str = Field(description="Column that holds the label.")
-    values: list[str] = Field(min_length=2, description="All labels, in class order.")
-    favorable: str = Field(description="The outcome that is good for the person; rates are rates of this label.")
-
-    @model_validator(mode="after")
-    def _favorable_is_a_label(self) -> Label:
-        if len(set(self.values)) != len(self.values):
-            raise PydanticCustomError("CFG-213", "data.label.values names a label twice.")
-        if self.favorable not in self.values:
-            raise PydanticCustomError(
-                "CFG-214",
-                "data.label.favorable is not one of data.label.values. Selection rates need to know which outcome is good for the person.",
-            )
-        if len(self.values) > 2:
-            raise PydanticCustomError("CFG-215", "data.label.values has more than two labels; this version measures two-class tasks.")
-        return self
-
-    @property
-    def favorable_index(self) -> int:
-        """Class index of the favorable label."""
-        return self.values.index(self.favorable)
-
-
-class Split(Section):
-    """Shares of the people, not of the rows; drawn once by a salted hash, the same for ever."""
-
-    train: Fraction = Field(0.7, description="Share of the people to train on.")
-    validation: Fraction = Field(0.1, description="Share that sets the decision threshold and the early stop.")
-    test: Fraction = Field(0.2, description="Share that the final metrics come from.")
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> Split:
-        if abs(self.train + self.validation + self.test - 1.0) > 1e-9:
-            raise PydanticCustomError("CFG-216", "data.split does not sum to 1.")
-        if min(self.train, self.validation, self.test) <= 0.0:
-            raise PydanticCustomError(
-                "CFG-217", "data.split gives nothing to one of train, validation and test. Each needs its own people."
-            )
-        return self
-
-
-class Data(Section):
-    """The data contract; in a simulation also where the records are."""
-
-    path: str = Field(description="builtin:adult, a .csv/.data/.parquet/.jsonl file, or a Hugging Face dataset folder.")
-    columns: list[str] | None = Field(None, description="Column names for a file without a header line.")
-    na_values: list[str] = Field(default_factory=list, description="Marks that mean 'missing', such as '?'.")
-    map: dict[str, dict[str, str]] = Field(
-        default_factory=dict,
-        description="Per column: raw value to declared category, or a threshold such as '>=1' to a category.",
-    )
-    text: str | dict[Literal["column"], str] = Field(
-        description="A template over columns, '{age} years old, {occupation}', or {column: NAME} for a text column as it is."
-    )
-    label: Label
-    sensitive: dict[str, list[str]] = Field(
-        default_factory=dict, description="Sensitive attributes with all their categories; a missing value is the group 'unknown'."
-    )
-    person_id: str | None = Field(None, description="Column that names the person; all rows of a person stay together.")
-    split: Split = Field(default_factory=Split)
-    split_salt: str | None = Field(None, description="Salt of the split's hash; null in a simulation: made from the seed.")
-    limit: float | None = Field(None, gt=0.0, le=1.0, description="Use only so large a share of the people.")
-
-    @model_validator(mode="after")
-    def _categories_are_declared_once(self) -> Data:
-        for attribute, categories in self.sensitive.items():
-            if len(categories) < 2 or len(set(categories)) != len(categories):
-                raise PydanticCustomError("CFG-218", f"data.sensitive.{attribute} needs at least two different categories.")
-            if UNKNOWN in categories:
-                raise PydanticCustomError("CFG-219", f"data.sensitive.{attribute} declares 'unknown', which stands for missing values.")
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", attribute):
-                raise PydanticCustomError("CFG-220", "A name under data.sensitive has characters other than letters, digits, _ . -")
-        if isinstance(self.text, dict) and set(self.text) != {"column"}:
-            raise PydanticCustomError("CFG-221", "data.text is a template or {column: NAME}.")
-        return self
-
-
 class Training(Section):
     local_steps: int = Field(20, ge=1, le=100_000, description="Optimizer steps per site and round.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Expected units per step (Poisson); q = batch_size / declared size.")
     micro_batch_tokens: int = Field(
-        8192, ge=1, description="Padded tokens per forward pass. It bounds memory; the mathematics does not change."
+        8192, ge=1, description="Padded tokens (tabular: records) per forward pass. It bounds memory; the mathematics does not change."
     )
     learning_rate: PositiveFloat = Field(2.0e-3, description="Of the adapters, at each site.")
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
@@ -138,7 +69,14 @@ class Training(Section):
         0.0,
         ge=0.0,
         allow_inf_nan=False,
-        description="FedProx: pull towards the round's global adapter; under privacy added after the noise.",
+        description="FedProx: pull towards the round's global model; under privacy added after the noise.",
+    )
+    head_warmup_rounds: int = Field(
+        0, ge=0, description="In so many first rounds the classification head trains alone, with the whole clipping bound."
+    )
+    iterate_average: Literal["none", "tail", "ema"] = Field(
+        "none",
+        description="A site sends its last iterate, the mean of the round's last half (tail), or a moving average. Costs no epsilon.",
     )
     cache_frozen_prefix: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -146,88 +84,11 @@ class Training(Section):
     )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 halves the cache and is approximate.")
 
-
-class Metrics(Section):
-    min_group_size: int = Field(11, ge=1, description="Smaller groups are not shown.")
-    tolerance: PositiveFloat = Field(0.1, description="A fairness metric whose 95 % half-width is larger is 'not measurable'.")
-
-
-class Privacy(Section):
-    mode: Literal["none", "local"] = Field("local", description="local: each site adds its own noise. none: no protection.")
-    unit: Literal["auto", "person", "record"] = Field("auto", description="auto: person when data.person_id is mapped, else record.")
-    adjacency: Literal["add-remove", "replace-one"] = Field(
-        "add-remove", description="What epsilon compares: data with and without one unit, or with one unit replaced (costs more)."
-    )
-    max_records_per_person: int = Field(
-        4,
-        ge=1,
-        description="Under the unit person: the most records of one person that take part. Counts need more noise with more.",
-    )
-    epsilon: float | None = Field(8.0, gt=0.0, le=50.0, description="Per site, over the whole job. null only with mode: none.")
-    delta: float = Field(1.0e-5, gt=0.0, lt=0.01, description="Chance that epsilon does not hold; well below one in the number of people.")
-    max_grad_norm: PositiveFloat = Field(1.0, description="C: each unit's gradient is clipped to this L2 norm.")
-    engine: Literal["fused", "opacus"] = Field(
-        "fused", description="What bounds each unit's gradient: fused into the LoRA layers (fast), or Opacus' hooks. Same numbers."
-    )
-    secure_rng: Literal["auto", True, False] = Field("auto", description="auto: off in a simulation (marked as such), on in deployment.")
-    metrics: Metrics = Field(default_factory=Metrics)
-
     @model_validator(mode="after")
-    def _epsilon_belongs_to_a_mode(self) -> Privacy:
-        if self.mode != "none" and self.epsilon is None:
-            raise PydanticCustomError("CFG-222", "privacy.epsilon is null, but privacy.mode is not none.")
+    def _there_is_something_to_average(self) -> Training:
+        if self.iterate_average != "none" and self.local_steps == 1:
+            raise PydanticCustomError("CFG-251", "training.iterate_average averages the steps of a round, but training.local_steps is 1.")
         return self
-
-
-class Fairness(Section):
-    thresholds: Literal["pooled", "fixed"] = Field(
-        "pooled", description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5."
-    )
-
-
-class SitePlan(Section):
-    weight: PositiveFloat = Field(1.0, description="Approved weight in the aggregation, before robustness.weight_cap.")
-    declared_size: int | None = Field(None, ge=1, description="Training units that the site declares as public.")
-    rank: int | None = Field(None, ge=1, description="flexlora: the site's own rank, at most lora.r; null: lora.r.")
-
-
-class EarlyStop(Section):
-    metric: Literal["worst_group_accuracy", "balanced_accuracy", "roc_auc", "accuracy"] = Field(
-        "worst_group_accuracy", description="Watched on the validation people of all sites."
-    )
-    patience: int = Field(3, ge=1, description="Rounds without a gain of min_delta before the run stops.")
-    min_delta: float = Field(0.0, ge=0.0, description="Smallest gain that counts.")
-
-
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)$")
-
-
-def _duration(value: object) -> object:
-    """'90s', '30m' or '2h' to seconds; a number is seconds already."""
-    match = _DURATION.match(value) if isinstance(value, str) else None
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else value
-
-
-class Federation(Section):
-    rounds: int = Field(5, ge=1, le=10_000, description="Epsilon is planned over all of them.")
-    aggregation: Literal["auto"] | Aggregation = Field("auto", description="auto: ffa (A frozen) under privacy, fedavg without.")
-    server_optimizer: Literal["none", "fedadam", "fedyogi", "fedadagrad", "fedavgm"] = Field(
-        "none", description="Flower's own over the averaged adapters; with aggregation fedavg or ffa."
-    )
-    server_learning_rate: PositiveFloat | None = Field(None, description="Step of the server optimizer; null: 0.01, of fedavgm 1.")
-    server_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="fedavgm: share of the last step that goes on.")
-    sites: dict[str, SitePlan] = Field(default_factory=dict, description="Approved sites; empty in a simulation.")
-    min_sites: int = Field(3, ge=1, description="Quorum: a round with fewer valid replies fails.")
-    fraction: float = Field(1.0, gt=0.0, le=1.0, description="Share of the sites asked to train in a round.")
-    deadline: Annotated[float, Field(gt=0.0), BeforeValidator(_duration)] = Field(
-        1800.0, description="How long a round waits for replies: seconds, or '90s', '30m', '2h'."
-    )
-    early_stop: EarlyStop | None = None
-
-
-class Robustness(Section):
-    max_update_norm: PositiveFloat | None = Field(None, description="A reply that moves the adapter further (L2) is refused.")
-    weight_cap: float = Field(0.5, gt=0.0, le=1.0, description="No site weighs more than this share.")
 
 
 class Partition(Section):
@@ -251,6 +112,7 @@ class Simulation(Section):
     partition: Partition = Field(default_factory=lambda: Partition(kind="iid"))
     seed: int = Field(7, ge=0, lt=2**63, description="Everything random in a simulation follows from it.")
     engine: Literal["inprocess"] = Field("inprocess", description="All sites in this process, one shared base model.")
+    site: VirtualSite = Field(default_factory=VirtualSite)
 
 
 class Job(Section):
@@ -258,7 +120,7 @@ class Job(Section):
 
     schema_: Literal["fedethos/job/v1"] = Field("fedethos/job/v1", alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Name of the run folder.")
-    task: Literal["text-classification"] = Field("text-classification", description="What the model learns.")
+    task: Literal["text-classification", "tabular-classification"] = Field("text-classification", description="What the model learns.")
     model: Model
     lora: Lora = Field(default_factory=Lora)
     data: Data
@@ -267,6 +129,7 @@ class Job(Section):
     fairness: Fairness = Field(default_factory=Fairness)
     federation: Federation = Field(default_factory=Federation)
     robustness: Robustness = Field(default_factory=Robustness)
+    policy: Policy | None = Field(None, description="Needed for what a job may not do by default, such as group-specific thresholds.")
     simulation: Simulation = Field(default_factory=Simulation)
 
     @model_validator(mode="after")
@@ -276,9 +139,39 @@ class Job(Section):
                 "DATA-118",
                 "privacy.unit is person, but data.person_id is not mapped. Without it epsilon would protect a row, not a person.",
             )
+        if self.simulation.site.caps is not None and self.privacy.mode == "none":
+            raise PydanticCustomError("CFG-261", "simulation.site.caps is given, but under privacy.mode none no ledger counts anything.")
+        if self.training.head_warmup_rounds > self.federation.rounds:
+            raise PydanticCustomError("CFG-250", "training.head_warmup_rounds is larger than federation.rounds.")
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
+        attackers = self.robustness.assumed_attackers
+        if attackers is not None and self.federation.min_sites < 2 * attackers + 3:
+            raise PydanticCustomError(
+                "CFG-302",
+                f"robustness.rule {self.robustness.rule} with {attackers} assumed attackers needs federation.min_sites of "
+                f"{2 * attackers + 3} or more.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task_has_its_inputs_and_model(self) -> Job:
+        tabular = self.task == "tabular-classification"
+        if (self.data.text is None) != tabular or (self.data.features is None) == tabular:
+            raise PydanticCustomError(
+                "CFG-270", "The task text-classification needs data.text, tabular-classification data.features; never both."
+            )
+        if (self.model.path in (LINEAR, MLP)) != tabular:
+            raise PydanticCustomError(
+                "CFG-271", "tabular-classification trains builtin:linear or builtin:mlp, and no other task does (model.path)."
+            )
+        if tabular and self.aggregation != "fedavg":
+            raise PydanticCustomError(
+                "CFG-276", f"federation.aggregation {self.aggregation} is a rule for LoRA; a tabular model has none. Use fedavg or auto."
+            )
+        if tabular and (idle := self._set_for_nothing()):
+            raise PydanticCustomError("CFG-277", f"These keys do nothing for tabular-classification; leave them out: {', '.join(idle)}.")
         return self
 
     @model_validator(mode="after")
@@ -294,6 +187,62 @@ class Job(Section):
         if ranks and max(ranks) > self.lora.r:
             raise PydanticCustomError("CFG-292", "federation.sites.NAME.rank is larger than lora.r, the rank of the global adapter.")
         return self
+
+    def _set_for_nothing(self) -> list[str]:
+        """Keys of adapters and texts that a tabular job sets to something else than their default."""
+        training = self.training
+        changed = {
+            "lora": self.lora != Lora(),
+            "model.sha256": self.model.sha256 is not None,
+            "model.max_length": self.model.max_length != Model.model_fields["max_length"].default,
+            "training.head_warmup_rounds": training.head_warmup_rounds > 0,
+            "training.head_learning_rate": training.head_learning_rate is not None,
+            "training.cache_frozen_prefix": training.cache_frozen_prefix != "auto",
+            "training.cache_dtype": training.cache_dtype != "float32",
+        }
+        return [key for key, is_set in changed.items() if is_set]
+
+    @model_validator(mode="after")
+    def _fairness_acts_on_a_declared_attribute(self) -> Job:
+        fairness, sensitive = self.fairness, self.data.sensitive
+        if fairness.attribute is not None and fairness.attribute not in sensitive:
+            raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
+        if fairness.cell_weights is None and fairness.group_constraint is None:
+            return self
+        if self.fairness_attribute is None:
+            raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
+        if fairness.attribute is None and len(sensitive) > 1:  # their order is not part of the job's hash
+            raise PydanticCustomError(
+                "CFG-314", "There are several sensitive attributes: name that of the weights and thresholds in fairness.attribute."
+            )
+        if fairness.cell_weights is not None:
+            groups = [*sensitive[self.fairness_attribute], UNKNOWN]
+            check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
+        return self
+
+    @model_validator(mode="after")
+    def _group_thresholds_are_allowed(self) -> Job:
+        if self.fairness.group_constraint is None:
+            return self
+        if self.policy is None or not self.policy.allow_group_thresholds:
+            raise PydanticCustomError(
+                "CFG-312",
+                "fairness.thresholds uses the sensitive attribute at decision time, and policy.allow_group_thresholds is not true. "
+                "Treating people differently by group may be disparate treatment (in the US: Title VII, enforced by the EEOC, and the "
+                "ECOA). Have it reviewed; this is not legal advice. Without it: fairness.thresholds: pooled.",
+            )
+        if self.fairness.thresholds == "equalized_odds" and not self.policy.allow_randomized_decisions:
+            raise PydanticCustomError(
+                "CFG-313",
+                "fairness.thresholds equalized_odds leaves some decisions to a coin, for one threshold a group cannot equalise two "
+                "rates, and policy.allow_randomized_decisions is not true. Deterministic: equal_opportunity or demographic_parity.",
+            )
+        return self
+
+    @property
+    def fairness_attribute(self) -> str | None:
+        """The attribute that weights and thresholds act on; None when the job declares none."""
+        return self.fairness.attribute or next(iter(self.data.sensitive), None)
 
     @property
     def unit(self) -> Literal["person", "record"]:
@@ -311,7 +260,7 @@ class Job(Section):
     def aggregation(self) -> Aggregation:
         """The aggregation rule, with ``auto`` resolved."""
         if self.federation.aggregation == "auto":
-            return "fedavg" if self.privacy.mode == "none" else "ffa"
+            return "fedavg" if self.privacy.mode == "none" or self.task == "tabular-classification" else "ffa"
         return self.federation.aggregation
 
     @property

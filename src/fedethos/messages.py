@@ -23,7 +23,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ CONTRACT_VERSION = 1
 SETUP, TRAIN, EVALUATE = "query.setup", "train", "evaluate"
 
 ARRAYS, CONFIG, STATEMENT, COUNTS, ERROR = "arrays", "config", "statement", "counts", "error"
+
+_LAYOUT = {"cuts": list, "edge": int, "attribute": str, "group-cuts": list, "rules": list}  # optional keys of an evaluate request
+_N = TypeVar("_N", int, float)
 
 SplitName = Literal["train", "validation", "test"]
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -54,7 +57,9 @@ class Request:
     """What every request says about itself.
 
     ``attempt`` counts repetitions of a round after a restart. For ``evaluate`` only: ``split``, and which noisy tables a private job
-    wants (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables.
+    wants (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables or, in its
+    place, one decision rule for each group of ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``. For
+    ``train`` only: ``cell_weights`` in the order of ``fedethos/cells.py``.
     """
 
     job_sha256: str
@@ -65,6 +70,10 @@ class Request:
     split: SplitName | None = None
     cuts: tuple[int, ...] | None = None
     edge: int | None = None
+    attribute: str | None = None
+    group_cuts: tuple[int, ...] | None = None
+    rules: tuple[float, ...] | None = None
+    cell_weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class TrainReply:
 
 @dataclass(frozen=True)
 class EvaluateReply:
-    """``tables``: exact score histograms int64[groups, labels, bins] per attribute, or the noisy tables that were asked for.
+    """``tables``: exact score histograms int64[groups, labels, bins] per attribute, or the tables that were asked for.
 
     ``sigma``: parameter of the discrete Gaussian noise in every cell; ``epsilon``: what the site has spent, this included. Both None
     for exact counts.
@@ -135,10 +144,14 @@ def encode_request(message_type: str, request: Request) -> RecordDict:
     }
     if message_type == EVALUATE:
         config["split"] = str(request.split)
-        if request.cuts is not None:
-            config["cuts"] = list(request.cuts)
+        lists = {"cuts": request.cuts, "group-cuts": request.group_cuts, "rules": request.rules}
+        config |= {name: list(numbers) for name, numbers in lists.items() if numbers is not None}
         if request.edge is not None:
             config["edge"] = request.edge
+        if request.attribute is not None:
+            config["attribute"] = request.attribute
+    if message_type == TRAIN and request.cell_weights is not None:
+        config["cell-weights"] = list(request.cell_weights)
     return RecordDict({ARRAYS: encode_arrays(request.arrays), CONFIG: ConfigRecord(config)})
 
 
@@ -151,15 +164,17 @@ def decode_request(message: Message) -> Request:
     keys = {"contract": int, "job-sha256": str, "run": str, "round": int, "attempt": int}
     if message.metadata.message_type == EVALUATE:
         keys["split"] = str
-        keys |= {name: kind for name, kind in (("cuts", list), ("edge", int)) if name in config}
+        keys |= {name: kind for name, kind in _LAYOUT.items() if name in config}
+    if message.metadata.message_type == TRAIN and "cell-weights" in config:
+        keys["cell-weights"] = list
     if {name: type(value) for name, value in config.items()} != keys or config["contract"] != CONTRACT_VERSION:
         raise _malformed("the config record has other keys, types or another contract version")
     split = config.get("split")
-    if split not in (None, "validation", "test"):
-        raise _malformed("the split is neither validation nor test")
-    cuts, edge = config.get("cuts"), config.get("edge")
-    if isinstance(cuts, list) and not all(type(cut) is int for cut in cuts):
-        raise _malformed("the cuts are not whole numbers")
+    if split not in (None, "train", "validation", "test"):
+        raise _malformed("the split is not train, validation or test")
+    if (split == "train") != ("group-cuts" in config):
+        raise _malformed("training people are counted in the score table by group, and nobody else is")
+    edge, attribute = config.get("edge"), config.get("attribute")
     arrays = decode_arrays(content.array_records[ARRAYS], np.float32, "SEC-630")
     return Request(
         job_sha256=str(config["job-sha256"]),
@@ -168,8 +183,12 @@ def decode_request(message: Message) -> Request:
         attempt=int(config["attempt"]),  # type: ignore[arg-type]
         arrays=arrays,  # type: ignore[arg-type]
         split=split,  # type: ignore[arg-type]
-        cuts=tuple(cuts) if isinstance(cuts, list) else None,  # type: ignore[arg-type]
+        cuts=_numbers(config, "cuts", int),
         edge=edge if isinstance(edge, int) else None,
+        attribute=attribute if isinstance(attribute, str) else None,
+        group_cuts=_numbers(config, "group-cuts", int),
+        rules=_numbers(config, "rules", float),
+        cell_weights=_numbers(config, "cell-weights", float),
     )
 
 
@@ -238,6 +257,15 @@ def arrays_sha256(arrays: Mapping[str, npt.NDArray[np.generic]]) -> str:
         digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _numbers(config: Mapping[str, object], name: str, kind: type[_N]) -> tuple[_N, ...] | None:
+    numbers = config.get(name)
+    if not isinstance(numbers, list):
+        return None
+    if not all(type(number) is kind for number in numbers):
+        raise _malformed(f"{name} holds other than {'whole ' if kind is int else ''}numbers")
+    return tuple(numbers)
 
 
 def _expect_records(content: RecordDict, kinds: Mapping[str, type], code: str = "SEC-630") -> None:

@@ -128,7 +128,7 @@ class Progress:
 def _line(view: _View) -> str:
     """``round 3 of 6: 5 sent; worst group 0.812, AUC 0.871, epsilon 5.21; 1.2 MB up, 1.2 MB down; about 40 s left``."""
     record = view.finished[-1]
-    head = "base model" if record.round == 0 else f"round {record.round} of {view.rounds}"
+    head = "before training" if record.round == 0 else f"round {record.round} of {view.rounds}"
     states = [_states(record.sites)] if record.sites else []
     states += [f"{refusal.site} refused with {refusal.code}" for refusal in record.refusals]
     parts = [*states, ", ".join(_facts(record)), f"{size(record.bytes_up)} up, {size(record.bytes_down)} down"]
@@ -172,7 +172,7 @@ def _headline(view: _View) -> Table:
     done = max((record.round for record in view.finished), default=0)
     left = view.seconds_left
     row.add_row(
-        Text("Base model" if view.round == 0 else f"Round {view.round} of {view.rounds}", style="bold"),
+        Text("Before training" if view.round == 0 else f"Round {view.round} of {view.rounds}", style="bold"),
         ProgressBar(total=view.rounds, completed=done, width=24),
         Text("done" if done == view.rounds else f"about {duration(left)} left" if left is not None else ""),
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from fedethos.result import Attribute, Basis, Count, Seconds
 
 SiteState = Literal["sent", "late", "refused"]
+AttackKind = Literal["sign-flip", "scale", "label-flip", "metric-forging", "backdoor", "nan"]
 
 
 class Document(BaseModel):
@@ -40,7 +41,7 @@ class Refusal(Document):
 
 
 class Round(Document):
-    """One line of ``rounds.jsonl``; round 0 is the untouched base model. ``seconds`` and bytes are of this round alone."""
+    """One line of ``rounds.jsonl``; round 0 is before training. ``seconds`` and bytes are of this round alone."""
 
     round: Count
     seconds: Seconds
@@ -55,11 +56,27 @@ class Round(Document):
     refusals: list[Refusal]
 
 
+class SimulatedAttack(Document):
+    """What some sites of a simulation do (``fedethos.simulations.attacks``). ``kind`` None: they behave, as the run to compare with.
+
+    ``share``: of the sites, in (0, 1).
+    """
+
+    kind: AttackKind | None
+    share: float
+
+
 class Local(Document):
-    """``base``: the folder that relative paths in the job start from; ``wire``: whether messages are serialised."""
+    """What only this machine knows.
+
+    ``base``: the folder that relative paths in the job start from; ``wire``: whether messages are serialised; ``run``: what the ledger
+    calls this run.
+    """
 
     base: str
     wire: bool
+    run: str
+    attack: SimulatedAttack | None = None
 
 
 class BaseModelIdentity(Document):
@@ -112,11 +129,25 @@ class PrivacyReport(Document):
     statement: str
 
 
+class GroupRule(Document):
+    """Chances of a favorable decision at log-odds below ``low``, from ``low`` on, from ``high`` on. ``own``: not everybody's threshold."""
+
+    low: float
+    high: float
+    chances: list[float]
+    own: bool
+
+
 class Threshold(Document):
+    """``log_odds`` and ``edge_index`` are everybody's threshold; ``groups``: what stands in its place by group of ``attribute``."""
+
     kind: str
     log_odds: float | None
     edge_index: int | None
     source: str
+    group_aware: bool = False
+    attribute: str | None = None
+    groups: dict[str, GroupRule] = {}
 
 
 class Verdict(Document):

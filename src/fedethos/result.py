@@ -155,6 +155,7 @@ class Result(Record):
     seconds: Seconds
     engine: str
     basis: Basis
+    group_aware: bool  # decisions used the sensitive attribute; not to be compared with a run that did not
     oracle: Oracle | None
     baseline: Metrics | NotReleased
     metrics: Metrics

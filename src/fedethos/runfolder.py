@@ -40,7 +40,7 @@ FILES = (
     "incidents.log",
     *LEDGER_FILES,
 )
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", "model.safetensors", "config.json")
 CHECKPOINT_FILES = ("state.json", "arrays.safetensors", "strategy.safetensors")
 LOCK = ".lock"
 
@@ -141,9 +141,12 @@ class RunFolder:
         return self
 
     def discard(self) -> None:
-        """Take back what this process wrote, so that a refused start does not look like a run."""
+        """Take back what this process wrote, so that a refused start does not look like a run; the folder too, if nothing else is in it."""
         self._need_lock()
         self._delete_run()
+        if [file.name for file in self.path.iterdir()] == [LOCK]:
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
 
     def close(self) -> None:
         """Give the lock back. A killed process gives it back too: the kernel holds it, not the file."""
@@ -275,6 +278,8 @@ class RunFolder:
             descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(descriptor).st_nlink:  # its owner took the folder back meanwhile, and the next one makes a new file
+                raise BlockingIOError
         except BlockingIOError:
             os.close(descriptor)
             raise FedethosError(

@@ -8,11 +8,17 @@ from __future__ import annotations
 import math
 import re
 
+from fedethos.data.features import feature_names
+from fedethos.job import Job
 from fedethos.records import Manifest, PrivacyReport
-from fedethos.result import Interval, Result
+from fedethos.result import Interval, PrivacySummary, Result
 
 WITHHELD = "withheld"
 NOT_RELEASED = "not released"
+GROUP_AWARE = (
+    "Decisions use the sensitive attribute: groups have thresholds of their own. That may be disparate treatment (in the US: Title VII, "
+    "enforced by the EEOC, and the ECOA) and needs legal review; this is not legal advice."
+)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -67,7 +73,7 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def largest_epsilon(privacy: PrivacyReport) -> float | None:
+def largest_epsilon(privacy: PrivacyReport | PrivacySummary) -> float | None:
     """The weakest guarantee of any site; None if even one site has none."""
     values = [site.epsilon for site in privacy.sites.values()]
     known = [value for value in values if value is not None]
@@ -79,6 +85,14 @@ def guarantee(privacy: PrivacyReport) -> str:
     if privacy.mode == "none":
         return "no privacy protection"
     return f"per {privacy.unit} and site, {privacy.adjacency}, delta {privacy.delta:g}"
+
+
+def trained_part(job: Job) -> str:
+    """What of the model trains, and of which size."""
+    if job.data.features is None:
+        return f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}, and the head"
+    hidden = "".join(f", hidden layer of {width}" for width in job.model.hidden or ())
+    return f"the whole model, {len(feature_names(job.data.features))} inputs from {len(job.data.features)} columns{hidden}"
 
 
 def marks(manifest: Manifest, privacy: PrivacyReport) -> list[str]:
@@ -93,6 +107,9 @@ def marks(manifest: Manifest, privacy: PrivacyReport) -> list[str]:
 def cautions(result: Result, privacy: PrivacyReport) -> list[str]:
     """What the numbers are not, one sentence each."""
     sentences = []
+    if result.group_aware:
+        sentences.append(GROUP_AWARE)
+        sentences.append("Metrics per round use one threshold for everybody: they are not comparable with the final ones.")
     if privacy.mode == "none":
         sentences.append("No privacy protection: the job says privacy.mode: none, so updates and counts left the sites as they are.")
     elif not privacy.secure_rng:

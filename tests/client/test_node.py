@@ -1,7 +1,8 @@
 """A node answers what it approved, refuses the rest, and lets no text of an exception out."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedethos.client.app import build_client_app
 from fedethos.client.evaluator import score, tabulate
 from fedethos.client.node import Node
 from fedethos.documents import load_job
+from fedethos.fairness.decision_rules import DecisionRule, GroupRules
 from fedethos.fairness.layout import DEFAULT_CUTS, Layout
 from fedethos.flower import identify_process, wire_bytes
 from fedethos.messages import (
@@ -33,13 +35,23 @@ from fedethos.simulations.virtual_sites import open_federation
 
 
 @pytest.fixture
-def node(write_job, tmp_path: Path) -> Iterator[Node]:
-    identify_process(run_id=1)
-    job_file = write_job()
-    with open_federation(
-        load_job(job_file), base=tmp_path, scratch=tmp_path, ledger=tmp_path / "ledger.sqlite", observer=Silent()
-    ) as federation:
-        yield federation.nodes[1]
+def open_node(write_job, tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    """``open_node(**sections of the job)``: the first of its sites."""
+    with ExitStack() as opened:
+
+        def open_one(**sections: object) -> Node:
+            identify_process(run_id=1)
+            job = load_job(write_job(**sections))
+            ledger = tmp_path / "ledger.sqlite"
+            federation = opened.enter_context(open_federation(job, base=tmp_path, scratch=tmp_path, ledger=ledger, observer=Silent()))
+            return federation.nodes[1]
+
+        yield open_one
+
+
+@pytest.fixture
+def node(open_node) -> Node:
+    return open_node()
 
 
 def request(node: Node, **changes: object) -> Request:
@@ -59,7 +71,7 @@ def test_a_private_update_carries_its_cost_and_nothing_else(node: Node) -> None:
     assert isinstance(reply, TrainReply)
     assert set(content) == {"arrays", "statement"}
     assert reply.basis is Basis.CHARGED
-    assert reply.arrays.keys() == set(node.model.trainable_names)
+    assert reply.arrays.keys() == set(node.model.exchanged_names)
     plan = plan_training(node.job, declared_size=node.declared_size)
     assert reply.epsilon == pytest.approx(plan.epsilon_after(node.job.training.local_steps), rel=1e-6)
     assert reply.epsilon < node.job.privacy.epsilon
@@ -133,6 +145,59 @@ def test_noisy_counts_are_paid_once_and_repeated_from_the_ledger(node: Node) -> 
 def test_counts_that_the_plan_does_not_hold_are_refused(node: Node) -> None:
     groups_of_validation = encode_request(EVALUATE, request(node, round=1, split="validation", edge=30))
     assert refused(node, EVALUATE, groups_of_validation) == "PRIV-315"
+
+
+def evaluation(node: Node, **changes: object) -> RecordDict:
+    return encode_request(EVALUATE, request(node, round=3, **changes))
+
+
+RULES = GroupRules("sex", (DecisionRule.at(0.5), DecisionRule.at(-0.5), DecisionRule.at(0.0))).numbers
+COIN = (*RULES[:-5], 0.0, 1.0, 0.0, 0.5, 1.0)
+
+
+def test_training_people_are_counted_for_group_thresholds_and_nothing_else(open_node) -> None:
+    node = open_node(fairness={"thresholds": "equal_opportunity"}, policy={"allow_group_thresholds": True, "reason": "a test"})
+    by_group = {"attribute": "sex", "group_cuts": (20, 32)}
+    for wrong in ({}, {"cuts": (20, 32)}, {"edge": 30}):
+        assert refused(node, EVALUATE, evaluation(node, split="train", **wrong)) == "SEC-630"
+    for wrong in ({**by_group, "edge": 30}, {**by_group, "cuts": (20,)}):
+        assert refused(node, EVALUATE, evaluation(node, split="train", **wrong)) == "SEC-650"
+    assert refused(node, EVALUATE, evaluation(node, split="test", **by_group)) == "SEC-630"
+    assert refused(node, EVALUATE, evaluation(node, split="train", attribute="race", group_cuts=(32,))) == "SEC-651"
+    assert refused(node, EVALUATE, evaluation(node, split="test", cuts=(32,), attribute="sex", rules=RULES[:-5])) == "SEC-651"
+    assert refused(node, EVALUATE, evaluation(node, split="test", cuts=(32,), attribute="race", rules=RULES)) == "SEC-651"
+    assert refused(node, EVALUATE, evaluation(node, split="test", cuts=(32,), attribute="sex", rules=COIN)) == "SEC-651"
+    assert refused(node, EVALUATE, evaluation(node, split="test", attribute="sex", rules=RULES, edge=30)) == "AGG-763"
+    first = decode_reply(EVALUATE, ask(node, EVALUATE, evaluation(node, split="train", **by_group)))
+    assert isinstance(first, EvaluateReply) and first.basis is Basis.CHARGED
+    assert {name: table.shape for name, table in first.tables.items()} == {":group-scores": (3, 2, 3)}
+    later = encode_request(EVALUATE, request(node, round=2, split="train", **by_group))
+    assert refused(node, EVALUATE, later) == "PRIV-315"  # once
+
+
+def test_a_job_without_group_thresholds_answers_neither(node: Node) -> None:
+    assert refused(node, EVALUATE, evaluation(node, split="train", attribute="sex", group_cuts=(32,))) == "SEC-651"
+    assert refused(node, EVALUATE, evaluation(node, split="test", cuts=(32,), attribute="sex", rules=RULES)) == "SEC-651"
+
+
+def test_decisions_by_group_are_counted_for_every_attribute(open_node) -> None:
+    node = open_node(
+        privacy={"mode": "none", "epsilon": None},
+        data={"sensitive": {"sex": ["Female", "Male"], "race": ["White", "Black", "Asian-Pac-Islander", "Amer-Indian-Eskimo", "Other"]}},
+        fairness={"thresholds": "equal_opportunity", "attribute": "sex"},
+        policy={"allow_group_thresholds": True, "reason": "a test"},
+    )
+    examples = node.examples["test"]
+    scores = score(node.model, examples, 1)
+    rules = GroupRules("sex", tuple(DecisionRule.at(float(np.quantile(scores, at))) for at in (0.3, 0.7, 0.5)))
+    content = evaluation(node, split="test", cuts=(32,), attribute="sex", rules=rules.numbers)
+    reply = decode_reply(EVALUATE, ask(node, EVALUATE, content))
+    assert isinstance(reply, EvaluateReply) and reply.basis is Basis.UNPROTECTED
+    favored = scores >= np.array([rule.low for rule in rules.rules])[examples.groups["sex"]]
+    for attribute, group in examples.groups.items():
+        for g, label, decision in np.ndindex(reply.tables[attribute].shape):
+            expected = np.sum((group == g) & (examples.label == label) & (favored == decision))
+            assert reply.tables[attribute][g, label, decision] == expected
 
 
 def test_text_of_an_exception_stays_at_the_site(node: Node, caplog: pytest.LogCaptureFixture) -> None:

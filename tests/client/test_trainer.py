@@ -104,8 +104,8 @@ def test_only_what_is_named_trains(model: NodeModel) -> None:
     plan = StepPlan(sampling_rate=0.0, expected_batch_size=4.0, noise_std=0.6)
     names = [name for name in model.exchanged_names if "query.lora_B" in name]
     before = model.read()
-    model.train_only(names, rank=3)
-    train_round(model, examples(), sgd(), plan, OpacusEngine(1.0), lambda step: SeededSource(5, "site", 1, step))
+    with model.training(names, rank=3):
+        train_round(model, examples(), sgd(), plan, OpacusEngine(1.0), lambda step: SeededSource(5, "site", 1, step))
     after = model.read()
     assert {name for name in before if (before[name] != after[name]).any()} == set(names)
     assert all(after[name][:, :3].all() and not after[name][:, 3:].any() for name in names)

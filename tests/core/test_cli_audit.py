@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -15,8 +16,11 @@ from fedethos.cli_audit import audit
 from fedethos.client import trainer
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
+from fedethos.privacy import counts
 from fedethos.progress import Silent
 from fedethos.simulations.engine import simulate
+
+SHARED = {"ledger": "shared.sqlite", "caps": {"lifetime_epsilon": 20.0, "per_job_epsilon": 20.0}}
 
 app = typer.Typer()
 app.command()(audit)
@@ -45,7 +49,7 @@ def test_measures_a_run_and_refuses_one_that_breaks_its_claim(run: Path, monkeyp
     found = json.loads(body)
     assert (found["verdict"], found["site"], found["claim"], found["canaries"]) == ("consistent", "site-1", 5.0, 100)
     assert found["lower_bound"] < 5.0 > found["most_provable"]
-    assert {check["name"] for check in found["checks"]} == {"statement", "accounting", "contributions", "noise", "sampling"}
+    assert {check["name"] for check in found["checks"]} == {"statement", "accounting", "contributions", "noise", "sampling", "counts"}
 
     text, _ = run_audit(run, "--canaries", "100", "--steps", "12", "--claim", "5")
     assert "so many canaries cannot refute a claim of 5: take --canaries 2000" in text
@@ -68,6 +72,26 @@ def test_a_statement_that_forgets_a_round_is_refused(run: Path, tmp_path: Path) 
     assert "statement      FAILED" in text
     assert isinstance(error, FedethosError)
     assert (error.code, error.exit_code) == ("PRIV-341", 4)
+
+
+def test_counts_that_were_released_without_noise_are_refused(
+    write_job: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_job(federation={"rounds": 1}, simulation={"site": SHARED})
+    with monkeypatch.context() as bug:
+        bug.setattr(counts, "discrete_gaussian", lambda sigma, count, source: np.zeros(count, dtype=np.int64))
+        simulate(load_job(path), tmp_path / "run", base=path.parent, observer=Silent())
+    text, error = run_audit(tmp_path / "run", "--canaries", "100", "--steps", "3")
+    assert "counts         FAILED  released counts carry noise of 0.000 times" in text
+    assert isinstance(error, FedethosError)
+    assert error.code == "PRIV-341"
+
+
+def test_without_the_ledger_of_the_run_counts_are_not_called_right(run: Path) -> None:
+    (run / "ledger.sqlite").unlink()
+    _, error = run_audit(run, "--canaries", "100", "--steps", "3")
+    assert isinstance(error, FedethosError)
+    assert error.code == "PRIV-358"
 
 
 def test_a_run_without_privacy_has_nothing_to_audit(write_job: Callable[..., Path], tmp_path: Path) -> None:

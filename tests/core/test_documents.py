@@ -100,6 +100,40 @@ def test_a_refusal_names_line_key_and_what_is_allowed(refusal, line, code, where
         assert word in str(error)
 
 
+WEIGHED = "fairness: {attribute: sex, max_weight: 4.0, cell_weights: {Female: {'>50K': 1.8}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "code"),
+    [
+        (MINIMAL, "privacy.adaptive.target_unclipped_quantile=0.4", "CFG-240"),
+        (MINIMAL + "  clipping: adaptive\n", "privacy.max_grad_norm=20", "CFG-241"),
+        (MINIMAL + "  clipping: adaptive\n", "privacy.adaptive={min_clipbound: 2, max_clipbound: 1}", "CFG-242"),
+        (MINIMAL, "fairness.attribute=race", "CFG-243"),
+        (MINIMAL + WEIGHED, f"fairness.cell_weights={{{CANARY}: {{'>50K': 1.0}}}}", "CFG-244"),
+        (MINIMAL + WEIGHED, f"fairness.cell_weights={{Male: {{{CANARY}: 1.0}}}}", "CFG-244"),
+        (MINIMAL + WEIGHED.replace("attribute: sex, ", ""), "data.sensitive={}", "CFG-311"),
+        (MINIMAL + WEIGHED, "fairness.max_weight=1.5", "CFG-245"),
+        (MINIMAL + WEIGHED, "fairness.max_weight=0.5", "CFG-204"),
+        (MINIMAL + WEIGHED, "fairness.cell_weights={Male: {'>50K': -1.0}}", "CFG-204"),
+        (MINIMAL + WEIGHED, "fairness.cell_weights={Male: {'>50K': .inf}}", "CFG-203"),
+        (
+            MINIMAL + WEIGHED,
+            "fairness.cell_weights={" + ", ".join(f"{name}: {{'<=50K': 0, '>50K': 0}}" for name in ("Female", "Male", "unknown")) + "}",
+            "CFG-246",
+        ),
+    ],
+)
+def test_clipping_and_weights_that_make_no_sense_are_refused(refusal, text, override, code):
+    assert refusal(text, override).code == code
+
+
+def test_clipping_and_weights_of_a_job_are_read(job):
+    loaded = job(MINIMAL + "  clipping: adaptive\n" + WEIGHED, "privacy.adaptive.unclipped_num_std=5")
+    assert (loaded.privacy.clipping, loaded.privacy.adaptive.unclipped_num_std) == ("adaptive", 5.0)
+    assert loaded.fairness.cell_weights == {"Female": {">50K": 1.8}}
+
+
 def test_a_missing_key_is_named_with_its_section(refusal):
     error = refusal(MINIMAL.replace("  path:", "  #path:"))
     assert (error.code, error.where) == ("CFG-202", "job.yaml:4")
@@ -121,7 +155,7 @@ def test_keys_that_the_author_chose_are_not_repeated(refusal):
 
 def test_a_key_that_a_mapping_does_not_take_is_not_repeated(refusal):
     error = refusal(MINIMAL, f"data.text={{{CANARY}: age}}")
-    assert (error.code, error.what) == ("CFG-204", "`data.text` is outside what is allowed: text or a section with column.")
+    assert (error.code, error.what) == ("CFG-204", "`data.text` is outside what is allowed: text or a section with column or null.")
 
 
 @pytest.mark.parametrize("key", [f"{CANARY} JANE", "7391", f"é{CANARY}", CANARY * 5])

@@ -1,5 +1,7 @@
 """The message contract: what is right goes through unchanged, everything else is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -48,6 +50,40 @@ def test_a_request_comes_back_whole_over_the_wire(message_type: str) -> None:
     assert decoded.arrays.keys() == ARRAYS.keys()
     assert all(np.array_equal(decoded.arrays[name], ARRAYS[name]) for name in ARRAYS)
     assert (decoded.job_sha256, decoded.run, decoded.round, decoded.split) == ("0" * 64, "r", 2, request(message_type).split)
+
+
+def test_cell_weights_come_back_over_the_wire_and_only_training_has_them() -> None:
+    weighted = replace(request(TRAIN), cell_weights=(0.0, 1.8, 1e300))
+    decoded = decode_request(message(TRAIN, rebuild_from_wire(wire_bytes(encode_request(TRAIN, weighted)))))
+    assert decoded.cell_weights == (0.0, 1.8, 1e300)
+    assert decode_request(message(TRAIN)).cell_weights is None
+    for message_type, weights in [(EVALUATE, [1.0]), (SETUP, [1.0]), (TRAIN, [1]), (TRAIN, ["1"]), (TRAIN, 1.0)]:
+        content = encode_request(message_type, request(message_type))
+        content.config_records["config"]["cell-weights"] = weights
+        with pytest.raises(FedethosError, match="SEC-630"):
+            decode_request(message(message_type, content))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"split": "train", "attribute": "sex", "group_cuts": (20, 32)},
+        {"split": "test", "cuts": (5,), "attribute": "sex", "rules": (0.25, 0.25, 0.0, 1.0, 1.0)},
+        {"split": "validation", "cuts": (5, 6), "edge": 30},
+    ],
+)
+def test_what_an_evaluation_asks_for_comes_back_whole(layout: dict[str, object]) -> None:
+    asked = replace(request(EVALUATE), **layout)
+    decoded = decode_request(message(EVALUATE, rebuild_from_wire(wire_bytes(encode_request(EVALUATE, asked)))))
+    assert {name: getattr(decoded, name) for name in layout} == layout
+
+
+@pytest.mark.parametrize(("name", "value"), [("rules", [1, 2]), ("group-cuts", [0.5]), ("cuts", [0.5]), ("attribute", 3)])
+def test_numbers_of_another_kind_are_refused(name: str, value: object) -> None:
+    content = encode_request(EVALUATE, request(EVALUATE))
+    content.config_records["config"][name] = value
+    with pytest.raises(FedethosError, match="SEC-630"):
+        decode_request(message(EVALUATE, content))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +139,7 @@ def test_a_request_that_is_not_the_contract_is_refused(index: int) -> None:
         decode_request(message(TRAIN, spoiled_requests()[index]))
 
 
-def test_a_node_is_never_asked_about_training_records() -> None:
+def test_a_node_is_asked_about_training_records_for_scores_by_group_only() -> None:
     content = encode_request(EVALUATE, request(EVALUATE))
     content.config_records["config"]["split"] = "train"
     with pytest.raises(FedethosError, match="SEC-630"):

@@ -51,7 +51,7 @@ def test_a_pipe_gets_one_plain_line_per_round():
     lines = shown(terminal=False).splitlines()
     assert lines == [
         "Preparing site 2 of 3",
-        "base model: worst group 0.250, AUC 0.500; 1.5 MB up, 2.5 MB down",
+        "before training: worst group 0.250, AUC 0.500; 1.5 MB up, 2.5 MB down",
         *(
             f"round {number} of 3: 1 sent, 1 late, 1 refused; [red]site-3[/red] refused with AGG-702; "
             f"worst group 0.250, AUC 0.500, epsilon 2.50; 1.5 MB up, 2.5 MB down; {left}"

@@ -9,7 +9,7 @@ from fedethos.result import Attribute, Interval, Result, in_declared_order, resu
 
 KEYS = {
     "name", "status", "rounds", "seconds", "engine", "basis", "oracle", "baseline", "metrics", "fairness", "privacy", "communication",
-    "aggregation_error",
+    "aggregation_error", "group_aware",
 }  # fmt: skip
 VALUE = {"value": 0.5, "low": 0.4, "high": 0.6, "abstained": False}
 WITHHELD = {"value": None, "low": None, "high": None, "abstained": True}
@@ -28,6 +28,7 @@ def result(**changes: object) -> dict:
         "seconds": 12.5,
         "engine": "inprocess",
         "basis": "oracle",
+        "group_aware": False,
         "oracle": {
             "metrics": EXACT,
             "fairness": {},

@@ -241,3 +241,22 @@ def test_an_atomic_write_syncs_the_file_before_the_rename_and_the_folder_after(t
     monkeypatch.setattr(Path, "replace", lambda source, target: (calls.append("rename"), real_replace(source, target)))
     write_atomically(tmp_path / "file", b"x")
     assert calls == ["sync", "rename", "sync"]
+
+
+def test_a_start_that_is_taken_back_removes_its_own_folder_and_no_other(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "new").create() as folder:
+        folder.write_job("name: x")
+        folder.discard()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    with RunFolder(tmp_path).create() as folder:
+        folder.write_job("name: x")
+        folder.discard()
+    assert (tmp_path / "notes.txt").exists() and not (tmp_path / "job.yaml").exists()
+
+
+def test_a_lock_whose_file_was_taken_back_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the next process would make a new lock file, and two would write the same run."""
+    monkeypatch.setattr("fedethos.runfolder.fcntl.flock", lambda descriptor, how: (tmp_path / ".lock").unlink())
+    with pytest.raises(FedethosError, match="RUN-902"):
+        RunFolder(tmp_path).create()

@@ -12,7 +12,7 @@ from fedethos.data.contract import apply_contract
 from fedethos.data.mapping import map_values
 from fedethos.data.template import parse_template
 from fedethos.errors import FedethosError
-from fedethos.job import Data
+from fedethos.job_data import Data
 
 SECRET = "JANE-DOE-4711"
 

@@ -19,7 +19,7 @@ from fedethos.data.delimited import read_delimited
 from fedethos.data.readers import read_table
 from fedethos.data.values import text_of
 from fedethos.errors import FedethosError
-from fedethos.job import Data
+from fedethos.job_data import Data
 
 COLUMNS = ["person", "age", "weight", "smoker", "note", "sex", "outcome"]
 ROWS: list[tuple[object, ...]] = [

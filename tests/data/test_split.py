@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedethos.data.records import Records
 from fedethos.data.split import SplitName, split_records
 from fedethos.errors import FedethosError
-from fedethos.job import Split
+from fedethos.job_data import Split
 
 SPLIT = Split(train=0.6, validation=0.1, test=0.3)
 

@@ -55,6 +55,7 @@ class Story:
     name: str = "adult-income"
     mode: str = "local"
     basis: str = "oracle"
+    group_aware: bool = False
     secure_rng: bool = False
     status: str = "completed"
     site_suffix: str = ""
@@ -179,6 +180,7 @@ def _result(story: Story) -> dict:
         "seconds": 118.4,
         "engine": "inprocess",
         "basis": story.basis,
+        "group_aware": story.group_aware,
         "oracle": _oracle(story),
         "baseline": {} if story.basis == "released" else _metrics(0.24),
         "metrics": _metrics(),

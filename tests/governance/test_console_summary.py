@@ -35,6 +35,12 @@ def test_the_final_table(make_run):
     )
 
 
+@pytest.mark.parametrize("group_aware", [True, False])
+def test_decisions_that_use_the_sensitive_attribute_are_said_with_what_it_means_in_law(make_run, group_aware):
+    text = " ".join(summary(make_run(group_aware=group_aware)).split())
+    assert ("Decisions use the sensitive attribute" in text and "this is not legal advice" in text) is group_aware
+
+
 def test_the_last_line_says_what_to_do_next(make_run):
     run = make_run()
     assert summary(run).splitlines()[-1] == f"Next: write the report with `fedethos report {run.path}`."

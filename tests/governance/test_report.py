@@ -112,7 +112,7 @@ def test_five_tiles(sample):
         ("Balanced accuracy", "0.776", "95 % interval 0.758 to 0.793"),
         ("Largest gap by sex", "0.187", "demographic-parity difference, 95 % interval 0.158 to 0.216"),
         ("Epsilon", "7.98", "largest of the sites; per record and site, add-remove, delta 1e-05"),
-        ("AUC gain over base", "+0.240", "base model 0.631"),
+        ("AUC gain by training", "+0.240", "before training 0.631"),
     ]
 
 

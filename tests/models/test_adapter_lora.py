@@ -21,13 +21,12 @@ from fedethos.models.adapter import (
     attach_lora,
     frozen_names,
     named_adapter_parameters,
-    read_arrays,
     save_adapter,
     trainable_names,
-    write_arrays,
 )
 from fedethos.models.assets import cache_folder
 from fedethos.models.base import load_base, weights_hash
+from fedethos.models.tensors import read_arrays, write_arrays
 
 Build = Callable[[str], PreTrainedModel]
 Shake = Callable[[PeftModel], PeftModel]
@@ -43,7 +42,7 @@ ALL = ("bert", "roberta", "distilbert", "llama", "gpt2")
 
 
 def arrays_of(model: PeftModel) -> dict[str, np.ndarray]:
-    return read_arrays(model, named_adapter_parameters(model))
+    return read_arrays(named_adapter_parameters(model), named_adapter_parameters(model))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -206,16 +205,17 @@ def test_arrays_go_in_and_come_out(tiny: Build) -> None:
     model = attach_lora(tiny("bert"), Lora(), seed=1, freeze_a=True)
     for names in (trainable_names(model), frozen_names(model)):
         sent = {
-            name: np.random.default_rng(0).normal(size=array.shape).astype(np.float32) for name, array in read_arrays(model, names).items()
+            name: np.random.default_rng(0).normal(size=array.shape).astype(np.float32)
+            for name, array in read_arrays(named_adapter_parameters(model), names).items()
         }
-        write_arrays(model, sent)
-        received = read_arrays(model, names)
+        write_arrays(named_adapter_parameters(model), sent)
+        received = read_arrays(named_adapter_parameters(model), names)
         assert list(received) == names
         assert all(np.array_equal(sent[name], received[name]) and received[name].dtype == np.float32 for name in names)
     received[names[0]][:] = 0
-    assert np.array_equal(read_arrays(model, names)[names[0]], sent[names[0]]), "copies, not views"
+    assert np.array_equal(read_arrays(named_adapter_parameters(model), names)[names[0]], sent[names[0]]), "copies, not views"
     with pytest.raises(FedethosError, match="MODEL-454"):
-        read_arrays(model, ["base_model.model.bert.pooler.dense.weight"])
+        read_arrays(named_adapter_parameters(model), ["base_model.model.bert.pooler.dense.weight"])
 
 
 def _refusals() -> list[tuple[str, Callable[[dict[str, np.ndarray], str], object]]]:
@@ -249,6 +249,6 @@ def test_wrong_arrays_are_refused_and_nothing_is_written(
     arrays = {name: array + 1 for name, array in before.items()}
     spoil(arrays, sorted(arrays)[which % len(arrays)])
     with pytest.raises(FedethosError) as caught:
-        write_arrays(adapted, arrays)
+        write_arrays(named_adapter_parameters(adapted), arrays)
     assert caught.value.code == code
     assert all(np.array_equal(array, before[name]) for name, array in arrays_of(adapted).items())

@@ -17,8 +17,10 @@ from fedethos.client.trainer import StepPlan
 from fedethos.data.tokens import TokenTable
 from fedethos.errors import FedethosError
 from fedethos.job import Lora
+from fedethos.job_clipping import AdaptiveClipping
 from fedethos.models.adapter import attach_lora
 from fedethos.privacy.accounting import Adjacency, noise_multiplier_for
+from fedethos.privacy.adaptive import gradient_noise_multiplier
 from fedethos.privacy.audit import LARGEST_AUDIT
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.opacus_engine import OpacusEngine
@@ -235,6 +237,30 @@ def test_replacing_one_is_audited_with_opposite_canaries(subject: Subject) -> No
 
 def test_noise_for_add_remove_does_not_pass_for_replace_one(subject: Subject) -> None:
     assert "noise" in caught_by(replace(subject, plan=plan_for(adjacency="replace-one")))
+
+
+def weighted(subject: Subject) -> Subject:
+    """Cells of weights 0.5 and 3, and a declared one of weight 4 with nobody in it."""
+    weight = np.where(np.arange(RECORDS) % 2, 3.0, 0.5)
+    step = replace(subject.step, noise_std=4.0 * subject.step.noise_std)
+    return replace(subject, examples=replace(subject.examples, weight=weight), step=step, largest_weight=4.0)
+
+
+def test_weights_after_clipping_are_no_mistake_if_the_noise_follows(subject: Subject) -> None:
+    assert caught_by(weighted(subject)) == set()
+    assert caught_by(replace(weighted(subject), step=subject.step)) == {"bound", "noise"}
+
+
+def adaptive(subject: Subject) -> Subject:
+    learned = AdaptiveClipping(unclipped_num_std=subject.plan.noise_multiplier)
+    noise = gradient_noise_multiplier(subject.plan.noise_multiplier, learned.unclipped_num_std)
+    return replace(subject, step=replace(subject.step, noise_std=noise * subject.plan.max_grad_norm, adaptive=learned))
+
+
+def test_adaptive_clipping_is_no_mistake_if_the_gradient_gets_what_the_count_leaves(subject: Subject) -> None:
+    right = adaptive(subject)
+    assert caught_by(right) == set()
+    assert "noise" in caught_by(replace(right, step=replace(subject.step, adaptive=right.step.adaptive)))
 
 
 class ClipsEachRecord(FusedEngine):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedethos.privacy.clipping import Units, clip_and_sum
+from fedethos.privacy.clipping import Clipping, Units, clip_and_sum
 
 C = 0.7
 
@@ -54,6 +54,32 @@ def test_removing_a_unit_moves_the_sum_by_at_most_c(seed: int, units: list[int],
     if keep:
         others = flat_sum(clipped({name: rows[keep] for name, rows in per_example.items()}, torch.tensor([units[index] for index in keep])))
     assert np.linalg.norm(everybody - others) <= C
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.3, 1.0, 4.0])), min_size=2, max_size=10),
+    clipping=st.sampled_from(["flat", "automatic"]),
+)
+def test_removing_a_unit_moves_a_weighted_sum_by_at_most_c_times_its_weight(
+    seed: int, rows: list[tuple[int, float]], clipping: Clipping
+) -> None:
+    """A unit with rows in several cells has the mean of their weights."""
+    per_example = gradients(seed, len(rows), 1e3)
+    units, weights = torch.tensor([unit for unit, _ in rows]), torch.tensor([weight for _, weight in rows], dtype=torch.float64)
+    keep = units != units[0]
+
+    def weighted(chosen: torch.Tensor) -> np.ndarray:
+        if not chosen.any():
+            return np.zeros(17)
+        part = {name: values[chosen] for name, values in per_example.items()}
+        return flat_sum(clip_and_sum(part, Units.of(units[chosen]), C, clipping, weights[chosen]).sums)
+
+    own = [weight for unit, weight in rows if unit == rows[0][0]]
+    moved = np.linalg.norm(weighted(torch.ones_like(keep)) - weighted(keep))
+    most = C * sum(own) / len(own)
+    assert 0.999 * most <= moved <= most * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from fedethos.privacy.accounting import noise_multiplier_for
-from fedethos.privacy.conformance import check_accounting, check_noise, check_sampling
+from fedethos.privacy.conformance import check_accounting, check_counts, check_noise, check_sampling
+from fedethos.privacy.discrete_gaussian import discrete_gaussian
 from fedethos.privacy.plan import PrivacyPlan
+from fedethos.privacy.randomness import SeededSource
 
 STEPS, UNITS, RATE, NOISE = 60, 800, 0.1, 1.7
 
@@ -81,3 +83,21 @@ def test_the_claim_must_cover_all_steps() -> None:
     assert check_accounting(plan, steps=STEPS, claim=2.0).holds
     assert not check_accounting(plan, steps=STEPS + 10, claim=2.0).holds
     assert not check_accounting(plan, steps=STEPS, claim=1.9).holds
+
+
+@pytest.mark.parametrize("sigma", [0.6, 1.03, 12.0])
+def test_right_noise_of_counts_passes_and_wrong_noise_is_seen(sigma: float) -> None:
+    for seed in range(100):
+        assert check_counts(discrete_gaussian(sigma, 68, SeededSource(seed)), sigma=sigma).holds
+    drawn = discrete_gaussian(sigma, 68, SeededSource(0))
+    assert not check_counts(np.zeros_like(drawn), sigma=sigma).holds
+    assert not check_counts(discrete_gaussian(2.0 * sigma, 68, SeededSource(0)), sigma=sigma).holds
+    assert not check_counts(discrete_gaussian(0.5 * sigma, 68, SeededSource(0)), sigma=sigma).holds
+    many = discrete_gaussian(sigma, 400, SeededSource(0))
+    assert not check_counts(np.maximum(many, 0), sigma=sigma).holds  # clamped
+
+
+def test_bounds_on_counts_are_those_of_the_exact_law() -> None:
+    """One cell at sigma 0.5: P(|x| >= 3) is 4e-8, P(|x| >= 2) is 6e-4. The first is refused; the second happens."""
+    assert not check_counts(np.array([3]), sigma=0.5).holds
+    assert check_counts(np.array([2]), sigma=0.5).holds

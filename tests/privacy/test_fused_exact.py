@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
+from fedethos.privacy.engine import PlainEngine
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.opacus_engine import OpacusEngine
 
@@ -86,19 +87,43 @@ def test_rows_of_a_person_are_clipped_together(tiny, clipped_truth, kind):
     assert relative_error(engine_sum(model, FusedEngine(bound), people), clipped_truth(alone, people, bound)) <= 1e-5
 
 
-def test_weights_act_after_clipping_and_a_person_takes_the_mean(tiny, clipped_truth):
+@pytest.mark.parametrize("engine", [FusedEngine, OpacusEngine])
+def test_weights_act_after_clipping_and_a_person_takes_the_mean(tiny, clipped_truth, engine):
     model, people, weights = tiny("bert"), [0, 1, 1, 2, 3, 3, 3, 4], [0.0, 0.5, 1.5, 2.0, 1.0, 0.0, 0.5, 0.25]
     alone = model.alone()
     truth = clipped_truth(alone, people, 0.1, weights)
-    assert relative_error(engine_sum(model, FusedEngine(0.1), people, weights=weights), truth) <= 1e-5
+    assert relative_error(engine_sum(model, engine(0.1), people, weights=weights), truth) <= 1e-5
 
 
-def test_automatic_clipping_normalises(tiny):
+def test_without_privacy_a_weight_is_the_same_weight(tiny, clipped_truth):
+    model, people, weights = tiny("bert"), [0, 1, 1, 2, 3, 3, 3, 4], [0.0, 0.5, 1.5, 2.0, 1.0, 0.0, 0.5, 0.25]
+    truth = clipped_truth(model.alone(), people, float("inf"), weights)
+    assert relative_error(engine_sum(model, PlainEngine(), people, weights=weights), truth) <= 1e-5
+
+
+@pytest.mark.parametrize("engine", [FusedEngine, OpacusEngine])
+def test_units_below_the_bound_are_counted(tiny, engine):
+    model = tiny("bert")
+    norms = sorted(float(torch.stack([part.square().sum() for part in one.values()]).sum().sqrt()) for one in model.alone())
+    for below in (0, 3, ROWS):
+        bound = norms[0] / 2 if below == 0 else norms[-1] * 2 if below == ROWS else (norms[below - 1] + norms[below]) / 2
+        clipping = engine(bound)
+        clipping.attach(model.model, model.parameters)
+        for rows in torch.arange(ROWS).split(3):
+            clipping.backward(model.loss(rows), rows)
+        assert clipping.unclipped_balance == below - ROWS / 2
+        clipping.reset()
+        assert clipping.unclipped_balance == 0
+        clipping.detach()
+
+
+@pytest.mark.parametrize("engine", [FusedEngine, OpacusEngine])
+def test_automatic_clipping_normalises(tiny, engine):
     model = tiny("bert")
     alone = model.alone()
     norms = [torch.stack([part.square().sum() for part in one.values()]).sum().sqrt() for one in alone]
     truth = {name: sum(one[name] * 2.0 / (norm + 0.01) for one, norm in zip(alone, norms, strict=True)) for name in alone[0]}
-    assert relative_error(engine_sum(model, FusedEngine(2.0, "automatic")), truth) <= 1e-5
+    assert relative_error(engine_sum(model, engine(2.0, "automatic")), truth) <= 1e-5
 
 
 def test_dropout_draws_the_same_masks_as_peft(tiny):

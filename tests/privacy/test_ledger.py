@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fedethos.caps import Caps
 from fedethos.errors import FedethosError
 from fedethos.privacy.composition import epsilon
 from fedethos.privacy.events import Allotment, CountRelease
@@ -19,7 +20,6 @@ from fedethos.privacy.ledger import Ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.ledger_plan import CommittedPlan, Receipt, Release
 from fedethos.privacy.renyi import RenyiFilter
-from fedethos.site import Caps
 
 JOB, OTHER_JOB = "a" * 64, "b" * 64
 

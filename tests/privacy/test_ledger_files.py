@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedethos.caps import Caps
 from fedethos.errors import FedethosError
 from fedethos.privacy.events import Allotment, CountRelease
 from fedethos.privacy.ledger import Ledger, read_ledger
 from fedethos.privacy.ledger_chain import NOTHING, Chain, head_path
 from fedethos.privacy.ledger_entries import SpendingPlan
-from fedethos.site import Caps
 
 ROUNDS = 4
 

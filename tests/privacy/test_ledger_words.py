@@ -1,6 +1,7 @@
 """``fedethos privacy spent`` and ``statement``: the numbers of the ledger, and what they mean."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,14 +9,14 @@ from typing import Literal
 import pytest
 from typer.testing import CliRunner
 
+from fedethos.caps import Caps
 from fedethos.cli_privacy import privacy_app
 from fedethos.errors import FedethosError
 from fedethos.privacy.accounting import noise_multiplier_for
 from fedethos.privacy.events import Allotment, TrainingSteps
-from fedethos.privacy.ledger import FILE, Ledger
+from fedethos.privacy.ledger import FILE, Ledger, read_ledger
 from fedethos.privacy.ledger_chain import head_path
 from fedethos.privacy.ledger_entries import SpendingPlan
-from fedethos.site import Caps
 
 
 def invoke(*arguments: str) -> str:
@@ -25,20 +26,28 @@ def invoke(*arguments: str) -> str:
     return result.stdout
 
 
-def write(folder: Path, budgets: Sequence[float], *, seeded: bool = True, unit: Literal["person", "record"] = "record") -> Path:
+def write(
+    folder: Path,
+    budgets: Sequence[float],
+    *,
+    seeded: bool = True,
+    unit: Literal["person", "record"] = "record",
+    cap: float | None = None,
+    run: str = "run",
+) -> Path:
     """A run folder's ledger: one site per budget, 5 of 5 rounds reserved, 4 answered."""
     with Ledger(folder / FILE) as ledger:
         for number, budget in enumerate(budgets, start=1):
             name = f"site-{number}"
             noise = noise_multiplier_for(epsilon=budget, delta=1e-5, sampling_rate=0.1, steps=50)
             event = TrainingSteps(noise_multiplier=noise, sampling_rate=0.1, steps=10)
-            caps = Caps(lifetime_epsilon=budget, per_job_epsilon=budget)
+            caps = Caps(lifetime_epsilon=cap or budget, per_job_epsilon=cap or budget)
             ledger.open_account(name, caps=caps, unit=unit, adjacency="add-remove", simulated=seeded)
             plan = ledger.commit(
                 SpendingPlan(
                     account=name,
                     job_sha256="a" * 64,
-                    run="run",
+                    run=run,
                     unit=unit,
                     adjacency="add-remove",
                     epsilon=budget,
@@ -85,6 +94,17 @@ def test_statement_names_unit_adjacency_and_what_a_person_at_two_sites_bears(tmp
     answer = json.loads(invoke("statement", str(run), "--json"))
     assert answer["two_sites"][2] == pytest.approx(10.9, abs=0.05)
     assert answer["seeded"] is True
+
+
+def test_two_sites_with_several_trials_are_added_as_plans_chosen_after_seeing_results(tmp_path: Path) -> None:
+    """Rényi costs at the accounts' order add up: epsilon of both is the sum of both less one overhead of that order (by hand)."""
+    for trial in ("one", "two"):
+        write(tmp_path, [3.0, 3.0], cap=30.0, run=trial)
+    answer = json.loads(invoke("statement", str(tmp_path), "--json"))
+    state, _ = read_ledger(tmp_path / FILE)
+    order = state.accounts["site-1"].opened.lifetime_order
+    overhead = math.log(1 - 1 / order) - (math.log(1e-5) + math.log(order)) / (order - 1)
+    assert answer["two_sites"][2] == pytest.approx(sum(answer["sites"].values()) - overhead, rel=1e-9)
 
 
 def test_statement_of_a_person_unit_with_secure_noise_has_no_such_marks(tmp_path: Path) -> None:

@@ -6,14 +6,19 @@ import re
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
+from fedethos.caps import Caps
 from fedethos.cli_plan import plan
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.privacy.accounting import epsilon_after
 from fedethos.privacy.composition import epsilon
-from fedethos.privacy.planner import allotments, check_fits, cost_of_noise, noise_for_budget, rounds_for_noise
+from fedethos.privacy.events import Allotment, CountRelease, GaussianSum
+from fedethos.privacy.ledger import Ledger
+from fedethos.privacy.ledger_entries import SpendingPlan
+from fedethos.privacy.planner import allotments, check_fits, cost_of_noise, noise_for_budget, rounds_for_noise, training_noise_beside
 
 SIZE = 1500
 JOB = """
@@ -67,6 +72,49 @@ def test_under_replace_one_counts_cost_training_a_little_noise():
     together = allotments(job(adjacency="replace-one"), declared_size=SIZE)
     assert together[0].event.noise_multiplier > alone
     assert epsilon(together[:1], delta=1e-5, adjacency="replace-one") > 0.9 * 8.0
+
+
+@pytest.mark.parametrize("adjacency", ["add-remove", "replace-one"])
+def test_loss_sums_and_counts_on_training_people_are_paid_together_with_training(adjacency):
+    planned = job(adjacency=adjacency, epsilon=4.0)
+    beside = (
+        Allotment(purpose="losses/train", event=GaussianSum(noise_multiplier=12.0, population="train"), times=6),
+        Allotment(purpose="groups/train", event=CountRelease(sigma=9.0, rows=1, tables=2, population="train"), times=1),
+    )
+    paid = allotments(planned, declared_size=SIZE, beside=beside)
+    assert set(beside) < set(paid)
+    assert 0.98 * 4.0 < epsilon(paid, delta=1e-5, adjacency=adjacency) <= 4.0
+    training = next(one for one in paid if one.purpose == "train")
+    without = next(one for one in allotments(planned, declared_size=SIZE) if one.purpose == "train")
+    assert training.event.noise_multiplier > without.event.noise_multiplier
+    apart = [epsilon([one], delta=1e-5, adjacency=adjacency) for one in (training, *beside)]
+    assert sum(apart) > 4.3  # adding up epsilons would have bought less
+
+
+def test_nothing_fits_beside_what_costs_the_whole_budget():
+    losses = Allotment(purpose="losses/train", event=GaussianSum(noise_multiplier=0.3, population="train"), times=1)
+    with pytest.raises(FedethosError, match="PRIV-302"):
+        training_noise_beside(job(epsilon=1.0), declared_size=SIZE, others=[losses])
+
+
+POLICY = {"allow_group_thresholds": True, "reason": "a test"}
+
+
+@pytest.mark.parametrize(("adjacency", "target"), [("add-remove", 8.0), ("add-remove", 1.0), ("replace-one", 8.0)])
+def test_counts_of_training_people_are_paid_within_the_budget_of_training(adjacency, target):
+    without = job(adjacency=adjacency, epsilon=target)
+    attribute = next(iter(without.data.sensitive))
+    by_group = Job.model_validate(
+        without.model_dump(by_alias=True) | {"fairness": {"thresholds": "equal_opportunity", "attribute": attribute}, "policy": POLICY}
+    )
+    paid = allotments(by_group, declared_size=SIZE)
+    assert [one.purpose for one in paid if one.event.population == "train"] == ["train", "group-scores/train"]
+    assert 0.98 * target < epsilon(paid, delta=1e-5, adjacency=adjacency) <= target
+    factor = paid[0].event.noise_multiplier / allotments(without, declared_size=SIZE)[0].event.noise_multiplier
+    if adjacency == "add-remove":
+        assert 1.01 < factor < 1.10  # 1 / noise^2 of three tenths of epsilon is about a tenth of the whole
+    else:
+        assert 0.99 < factor < 1.01  # all counts share what counts have there
 
 
 def test_nothing_is_planned_without_privacy():
@@ -186,3 +234,42 @@ def test_the_command_refuses(command, arguments, code):
     with pytest.raises(FedethosError) as refused:
         command(*arguments)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("adjacency", ["add-remove", "replace-one"])
+def test_as_many_trials_fit_a_ledger_as_the_command_says(command, tmp_path, adjacency):
+    """The ledger is the judge: under the printed cap it takes three plans and no fourth, and a cap of 0.02 less takes only two."""
+    change = ("--set", f"privacy.adjacency={adjacency}")
+    told = json.loads(command("--size", "1500", "--trials", "3", "--json", *change))["trials"]
+    assert told["runs"] == 3
+    (cap,) = set(told["epsilon"].values())
+    planned = Job.model_validate(yaml.safe_load(JOB))
+    planned = planned.model_copy(update={"privacy": planned.privacy.model_copy(update={"adjacency": adjacency})})
+    paid = allotments(planned, declared_size=1500)
+    for lifetime, fit in ((cap, 3), (cap - 0.02, 2)):
+        with Ledger(tmp_path / f"{fit}.sqlite") as ledger:
+            ledger.open_account(
+                "a", caps=Caps(lifetime_epsilon=lifetime, per_job_epsilon=lifetime), unit="record", adjacency=adjacency, simulated=True
+            )
+            for trial in range(fit + 1):
+                plan = SpendingPlan(
+                    account="a",
+                    job_sha256=str(trial) * 64,
+                    run="r",
+                    unit="record",
+                    adjacency=adjacency,
+                    epsilon=8.0,
+                    delta=1e-5,
+                    allotments=paid,
+                )
+                if trial < fit:
+                    ledger.commit(plan)
+                else:
+                    with pytest.raises(FedethosError, match="PRIV-310"):
+                        ledger.commit(plan)
+
+
+def test_the_command_prints_trials_beside_a_single_run(command):
+    line = next(line for line in command("--size", "1500", "--trials", "3").splitlines() if line.startswith("trials"))
+    assert "3 runs on the same people" in line and re.search(r"epsilon 18\.\d\d \(one fixed run 7\.99\)", line)
+    assert json.loads(command("--size", "1500", "--json"))["trials"] is None

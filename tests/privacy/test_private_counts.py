@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fedethos.caps import Caps
 from fedethos.errors import FedethosError
 from fedethos.job import Job
-from fedethos.privacy.counts import REPLACE_ONE_SHARE, noisy_tables, plan_counts, purpose_of, release_counts, sigma_for
+from fedethos.privacy.counts import noisy_tables, plan_counts, purpose_of, release_counts, sigma_for
 from fedethos.privacy.events import Allotment, CountRelease, TrainingSteps
 from fedethos.privacy.ledger import Ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.randomness import SecureSource, SeededSource
-from fedethos.site import Caps
 
 DELTA = 1e-5
 
@@ -115,11 +115,12 @@ def test_schedule_and_cost_of_a_job(sections, schedule):
         assert 0.97 * 8.0 < exact_epsilon(sigma, sum(plan.release.tables * plan.releases for plan in here)) <= 8.002
 
 
-def test_under_replace_one_all_counts_together_cost_their_share():
-    plans = plan_counts(job(privacy={"adjacency": "replace-one"}))
+@pytest.mark.parametrize(("metrics", "share"), [({}, 0.3), ({"epsilon_share": 0.1}, 0.1)])
+def test_under_replace_one_all_counts_together_cost_their_share(metrics, share):
+    plans = plan_counts(job(privacy={"adjacency": "replace-one", "metrics": metrics}))
     (sigma,) = {plan.release.sigma for plan in plans}
     cells = 2 * sum(plan.release.tables * plan.releases for plan in plans)
-    assert exact_epsilon(sigma, cells) == pytest.approx(REPLACE_ONE_SHARE * 8.0, rel=0.01)
+    assert exact_epsilon(sigma, cells) == pytest.approx(share * 8.0, rel=0.01)
 
 
 tables = st.dictionaries(

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedethos.caps import Caps
 from fedethos.errors import FedethosError
-from fedethos.job import Data
-from fedethos.site import Caps, load_site
+from fedethos.job_data import Data
+from fedethos.site import load_site
 
 DOCUMENT = """
 schema: fedethos/site/v1

@@ -173,5 +173,6 @@ def test_a_kill_at_any_moment_leaves_an_intact_newest_checkpoint(tmp_path):
         newest = latest_checkpoint(tmp_path, say=no_warning)
         assert newest.round >= last
         assert same(newest, checkpoint(newest.round, length))
+        took *= 1.2 if newest.round == last else 1.0  # on a busy machine: give the next one more time
         last = newest.round
     assert last > 1

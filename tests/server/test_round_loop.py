@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from fedethos.documents import dump_job
 from fedethos.errors import FedethosError
+from fedethos.fairness.histograms import BINS, OVERALL
 from fedethos.fairness.layout import Layout
 from fedethos.job import Job
 from fedethos.messages import TRAIN, Basis, ErrorReply, EvaluateReply, SetupReply, TrainReply, decode_request, encode_reply
@@ -58,14 +59,30 @@ def adds(step: float) -> Answer:
     return lambda message: encode_reply(update(float(decode_request(message).arrays["w"][0]) + step))
 
 
+def notes_weights(asked: list[tuple[float, ...] | None]) -> Answer:
+    """A good site that writes down the cell weights it was asked to train with."""
+
+    def answer(message: Message) -> RecordDict:
+        asked.append(decode_request(message).cell_weights)
+        return adds(1.0)(message)
+
+    return answer
+
+
 def says(reply: TrainReply | ErrorReply) -> Answer:
     return lambda _: encode_reply(reply)
 
 
 def federate(
-    tmp_path: Path, answers: dict[int, Answer], plan: Job | None = None, *, base: dict[int, str] | None = None, lost: int | None = None
+    tmp_path: Path,
+    answers: dict[int, Answer],
+    plan: Job | None = None,
+    *,
+    base: dict[int, str] | None = None,
+    lost: int | None = None,
+    forger: int | None = None,
 ) -> list[dict[str, object]]:
-    """Run the loop; node ``lost`` never answers a train message. Returns rounds.jsonl."""
+    """Run the loop; node ``lost`` never answers a train message, ``forger`` counts each person 1,000 times. Returns rounds.jsonl."""
     plan = plan or job()
     app = ClientApp()
 
@@ -81,8 +98,11 @@ def federate(
     def evaluate(message: Message, context: Context) -> Message:
         request = decode_request(message)
         layout = Layout(request.cuts, request.edge)
-        rng = np.random.default_rng(context.node_id)
-        tables = {name: rng.integers(5, 50, shape) for name, shape in layout.shapes({}, 2).items()}
+        people = np.random.default_rng(context.node_id).integers(0, 2, (1, 2, BINS)) * (1000 if context.node_id == forger else 1)
+        nobody = np.zeros_like(people)  # everybody is in the first group
+        tables = layout.tables(
+            {name: np.concatenate([people] + [nobody] * len(groups)) for name, groups in plan.data.sensitive.items()} or {OVERALL: people}
+        )
         return Message(encode_reply(EvaluateReply(tables, Basis.CHARGED, sigma=1.0, epsilon=2.0)), reply_to=message)
 
     class Grid(InProcessGrid):
@@ -115,6 +135,16 @@ def federate(
 
 def final(tmp_path: Path) -> float:
     return float(np.load(tmp_path / "final.npy")[0])
+
+
+def test_every_round_carries_the_jobs_cell_weights(tmp_path: Path) -> None:
+    asked: list[tuple[float, ...] | None] = []
+    plan = job()
+    data = plan.data.model_copy(update={"sensitive": {"sex": ["F", "M"]}})
+    fairness = plan.fairness.model_copy(update={"cell_weights": {"F": {"b": 1.8}, "unknown": {"a": 0.5}}})
+    weighed = plan.model_copy(update={"data": data, "fairness": fairness})
+    federate(tmp_path, dict.fromkeys(SHARES, notes_weights(asked)), weighed)
+    assert asked == [(1.0, 1.8, 1.0, 1.0, 0.5, 1.0)] * 6
 
 
 def test_two_rounds_by_hand(tmp_path: Path) -> None:
@@ -200,3 +230,28 @@ def test_a_sites_own_claim_of_size_is_never_read(tmp_path: Path) -> None:
     """The weight comes from the approved share, whatever a site would like: with_metric above is refused, not weighed."""
     federate(tmp_path, {1: adds(1.0), 2: adds(1.0), 3: adds(10.0)}, job(rounds=1))
     assert final(tmp_path) == pytest.approx(0.8 + 0.2 * 10)
+
+
+def test_a_robust_rule_stands_before_aggregation(tmp_path: Path) -> None:
+    """Weights .5 .3 .2; the weighted median of 1, 2 and 3 lies half way between 1 and 2."""
+    plan = job(rounds=1)
+    robust = plan.model_copy(update={"robustness": plan.robustness.model_copy(update={"rule": "median"})})
+    federate(tmp_path, {1: adds(1.0), 2: adds(2.0), 3: adds(50.0)}, robust)
+    assert final(tmp_path) == pytest.approx(1.5)
+
+
+def test_flowers_fedadam_works_behind_a_robust_rule(tmp_path: Path) -> None:
+    """FedAdam with the median's step of 1.5 in both: what site 3 sends makes no difference."""
+    plan = job(rounds=1, server_optimizer="fedadam")
+    robust = plan.model_copy(update={"robustness": plan.robustness.model_copy(update={"rule": "median"})})
+    for number, step in enumerate((3.0, 50.0)):
+        (tmp_path / str(number)).mkdir()
+        federate(tmp_path / str(number), {1: adds(1.0), 2: adds(2.0), 3: adds(step)}, robust)
+    assert final(tmp_path / "0") == final(tmp_path / "1") != 0.0
+
+
+def test_forged_counts_are_refused_and_the_run_ends_with_the_others(tmp_path: Path) -> None:
+    people = federate(tmp_path, {1: adds(1.0), 2: adds(2.0), 3: adds(3.0)}, job(rounds=1), forger=3)
+    assert people[-1]["sites"]["site-3"] == "sent"  # its update is as good as any
+    counted = json.loads((tmp_path / "run/fairness.json").read_text())["people"]["test"]
+    assert counted == sum(int(np.random.default_rng(node).integers(0, 2, (1, 2, BINS)).sum()) for node in (1, 2))

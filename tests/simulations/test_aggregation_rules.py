@@ -84,6 +84,18 @@ def test_a_run_cut_in_its_last_round_ends_with_the_same_numbers(write_job, tmp_p
     assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+@pytest.mark.parametrize("rule", ["rolora", "fedsb", "flora", "flexlora"])
+def test_a_robust_rule_sees_what_trains_and_an_endless_bound_changes_nothing(write_job, tmp_path: Path, rule: str) -> None:
+    job_file = write_job(federation={"rounds": 2, "min_sites": 2, "aggregation": rule})
+    plain = run(job_file, tmp_path / "plain")
+    bounded = run(job_file, tmp_path / "bounded", "robustness.rule=norm-bound", "robustness.norm_bound=1e9")
+    assert bounded["metrics"] == plain["metrics"]
+    file = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "bounded" / file).read_bytes()
+    assert run(job_file, tmp_path / "median", "robustness.rule=median")["status"] == "completed"
+    assert (tmp_path / "median" / file).read_bytes() != (tmp_path / "plain" / file).read_bytes()
+
+
 def test_a_site_of_smaller_rank_trains_that_much_and_gets_no_noise_elsewhere(write_job, tmp_path: Path) -> None:
     names = ("site-1", "site-2", "site-3")
     sites = {name: {"rank": rank, "weight": 1.0} for name, rank in zip(names, (1, 2, 4), strict=True)}

@@ -12,11 +12,12 @@ from fedethos.data.records import Records
 def at_most(records: Records, rows: int) -> Records:
     """Keep at most ``rows`` records of each unit.
 
-    The choice depends on that person's own records alone (smallest SHA-256 of text and label first), so that nobody's presence changes
+    The choice depends on that person's own records alone (smallest SHA-256 of inputs and label first), so that nobody's presence changes
     what is kept of somebody else, and not on the order of rows.
     """
+    contents = [text.encode() for text in records.text] if records.features is None else [row.tobytes() for row in records.features]
     digests = [
-        hashlib.sha256(f"{label}|{text}".encode()).digest() for text, label in zip(records.text, records.label.tolist(), strict=True)
+        hashlib.sha256(f"{label}|".encode() + content).digest() for content, label in zip(contents, records.label.tolist(), strict=True)
     ]
     order = sorted(range(len(records)), key=lambda row: (records.unit[row], digests[row]))
     units = records.unit[order]

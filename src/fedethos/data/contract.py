@@ -1,7 +1,7 @@
-"""The data contract: a table of text becomes records with a text, a label, groups and a person. Next: ``fedethos.data.split``.
+"""The data contract: a table of text becomes records with a text or features, a label, groups and a person. Next: ``fedethos.data.split``.
 
 ``data.map`` turns raw values into declared categories. The text shows mapped values too; only a sensitive column that
-comparisons sort into groups (``{age: {"<40": younger, ">=40": older}}``) keeps its number in the text.
+comparisons sort into groups (``{age: {"<40": younger, ">=40": older}}``) keeps its number in the text, and as a numeric feature.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedethos import job
+from fedethos import job_data
+from fedethos.data.features import encode_features
 from fedethos.data.mapping import map_values, thresholds
 from fedethos.data.records import Records
 from fedethos.data.template import Template, parse_template
@@ -26,31 +27,35 @@ __all__ = ["Records", "apply_contract"]
 Values = Sequence[str | None]
 
 
-def apply_contract(frame: pd.DataFrame, data: job.Data, *, keep: str | None = None) -> Records:
+def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None = None) -> Records:
     """Apply ``data`` to a table of ``str`` or ``None`` (``read_table``); ``keep`` names a column whose raw values are kept.
 
     Raises DATA-104 (missing column), DATA-112 and DATA-113 (template), DATA-114 and DATA-115 (map), DATA-121 and DATA-122 (value not
-    declared), DATA-123 (missing label), DATA-124 (missing person). Rows are counted in an error, their values never shown.
+    declared), DATA-123 (missing label), DATA-124 (missing person), DATA-151 and DATA-152 (features). Rows are counted in an error,
+    their values never shown.
     """
-    template = parse_template(data.text)
+    template = Template(()) if data.text is None else parse_template(data.text)
+    features = data.features or {}
     _check_text_source(template, data)
     _check_columns(frame, data, template, keep)
     _check_map_targets(data)
     raw: dict[str, Values] = {str(name): frame[name].tolist() for name in frame.columns}
     mapped = {**raw, **{column: map_values(raw[column], mapping, column=column) for column, mapping in data.map.items()}}
-    shown = {column: raw[column] if _sorted_into_groups(column, data) else mapped[column] for column in template.columns}
+    shown = {column: raw[column] if _sorted_into_groups(column, data) else mapped[column] for column in raw}
+    inputs = {column: mapped[column] if isinstance(declared, list) else shown[column] for column, declared in features.items()}
     unit, identity = _rows(raw) if data.person_id is None else _people(raw[data.person_id], data.person_id)
     return Records(
-        text=template.render(shown),
+        text=template.render(shown) if data.text is not None else (),
         label=_labels(mapped[data.label.column], data.label),
         groups={attribute: _groups(mapped[attribute], attribute, categories) for attribute, categories in data.sensitive.items()},
         unit=unit,
         identity=identity,
         kept=None if keep is None else tuple(raw[keep]),
+        features=encode_features(inputs, features) if features else None,
     )
 
 
-def _check_text_source(template: Template, data: job.Data) -> None:
+def _check_text_source(template: Template, data: job_data.Data) -> None:
     for column, role in ((data.label.column, "the label"), (data.person_id, "the person's identifier")):
         if column in template.columns:
             raise FedethosError(
@@ -62,12 +67,13 @@ def _check_text_source(template: Template, data: job.Data) -> None:
             )
 
 
-def _check_columns(frame: pd.DataFrame, data: job.Data, template: Template, keep: str | None) -> None:
+def _check_columns(frame: pd.DataFrame, data: job_data.Data, template: Template, keep: str | None) -> None:
     present = [str(name) for name in frame.columns]
     wanted = {
         "data.label.column": [data.label.column],
         "data.sensitive": list(data.sensitive),
         "data.text": list(template.columns),
+        "data.features": list(data.features or ()),
         "data.map": list(data.map),
         "data.person_id": [data.person_id] if data.person_id is not None else [],
         "simulation.partition.by": [keep] if keep is not None else [],
@@ -88,7 +94,7 @@ def _column_advice(column: str, known: Sequence[str]) -> str:
     return f"Nearest names: {', '.join(near)}." if near else "No column has a similar name."
 
 
-def _check_map_targets(data: job.Data) -> None:
+def _check_map_targets(data: job_data.Data) -> None:
     declared = {**data.sensitive, data.label.column: data.label.values}
     for column, mapping in data.map.items():
         stray = sorted(set(mapping.values()) - set(declared.get(column, mapping.values())))
@@ -101,11 +107,11 @@ def _check_map_targets(data: job.Data) -> None:
             )
 
 
-def _sorted_into_groups(column: str, data: job.Data) -> bool:
+def _sorted_into_groups(column: str, data: job_data.Data) -> bool:
     return column in data.sensitive and bool(thresholds(data.map.get(column, {})))
 
 
-def _labels(values: Values, label: job.Label) -> NDArray[np.int64]:
+def _labels(values: Values, label: job_data.Label) -> NDArray[np.int64]:
     missing = sum(value is None for value in values)
     if missing:
         raise FedethosError(

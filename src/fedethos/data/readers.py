@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedethos import job
+from fedethos import job_data
 from fedethos.data.arrow import is_dataset_folder, read_dataset_folder, read_parquet
 from fedethos.data.delimited import Columns, read_delimited
 from fedethos.data.values import text_of
@@ -23,12 +23,12 @@ _BUILTIN = "builtin:"
 _FORMATS = "a .csv, .tsv, .data, .parquet or .jsonl file, or a folder that datasets.save_to_disk wrote"
 
 
-def read_table(data: job.Data, *, base: Path) -> pd.DataFrame:
+def read_table(data: job_data.Data, *, base: Path) -> pd.DataFrame:
     """Read the table that ``data.path`` names.
 
     Parameters
     ----------
-    data : job.Data
+    data : job_data.Data
         ``path``, ``columns`` and ``na_values`` are used.
     base : Path
         Folder that a relative path starts from: the folder of the document that names it.
@@ -66,7 +66,7 @@ def _read_builtin(name: str) -> Columns:
         return read_parquet(path)
 
 
-def _read_path(path: Path, data: job.Data) -> Columns:
+def _read_path(path: Path, data: job_data.Data) -> Columns:
     try:
         return _reader_for(path, data)(path)
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def _read_path(path: Path, data: job.Data) -> Columns:
         ) from None
 
 
-def _reader_for(path: Path, data: job.Data) -> Callable[[Path], Columns]:
+def _reader_for(path: Path, data: job_data.Data) -> Callable[[Path], Columns]:
     suffix = path.suffix.lower()
     if not path.exists():
         raise FileNotFoundError
@@ -126,7 +126,7 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def _distinct(columns: Columns, data: job.Data) -> dict[str, list[str | None]]:
+def _distinct(columns: Columns, data: job_data.Data) -> dict[str, list[str | None]]:
     """Columns by name. A repeated column with the same values (COMPAS has two) is taken once; with others it is refused."""
     table: dict[str, list[str | None]] = {}
     for position, (name, cells) in enumerate(columns, start=1):

@@ -16,6 +16,7 @@ class Records:
     Attributes
     ----------
     text : tuple of str, n
+        Empty where the job reads ``data.features``.
     label : int64[n]
         Index into ``data.label.values``.
     groups : dict of int64[n]
@@ -26,6 +27,8 @@ class Records:
         SHA-256 of the person, else of the whole row, so that duplicates share it. Unsalted: it never leaves the node.
     kept : tuple of (str or None), n, or None
         Raw values of the column that ``apply_contract`` was asked to keep.
+    features : float32[n, d] or None
+        Model inputs where the job reads ``data.features``.
     """
 
     text: tuple[str, ...]
@@ -34,9 +37,10 @@ class Records:
     unit: NDArray[np.int64]
     identity: NDArray[np.uint8]
     kept: tuple[str | None, ...] | None = None
+    features: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        return len(self.text)
+        return len(self.label)
 
     @property
     def units(self) -> int:
@@ -46,10 +50,11 @@ class Records:
     def take(self, indices: NDArray[np.int64]) -> Records:
         """The records at ``indices``, in that order, with ``unit`` made dense again."""
         return Records(
-            text=tuple(self.text[i] for i in indices),
+            text=tuple(self.text[i] for i in indices) if self.text else (),
             label=self.label[indices],
             groups={attribute: group[indices] for attribute, group in self.groups.items()},
             unit=np.unique(self.unit[indices], return_inverse=True)[1],
             identity=self.identity[indices],
             kept=None if self.kept is None else tuple(self.kept[i] for i in indices),
+            features=None if self.features is None else self.features[indices],
         )

@@ -14,14 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedethos import job
+from fedethos import job_data
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 
 SplitName = Literal["train", "validation", "test"]
 
 
-def split_records(records: Records, split: job.Split, *, salt: str, limit: float | None) -> dict[SplitName, Records]:
+def split_records(records: Records, split: job_data.Split, *, salt: str, limit: float | None) -> dict[SplitName, Records]:
     """Train, validation and test records; no person (identity) is in two of them.
 
     Parameters

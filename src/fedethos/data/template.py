@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedethos.errors import FedethosError
-from fedethos.job import UNKNOWN
+from fedethos.job_data import UNKNOWN
 
 
 @dataclass(frozen=True)

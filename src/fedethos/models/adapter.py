@@ -1,10 +1,11 @@
-"""LoRA adapters on a frozen base model, by PEFT: attach, read, write, save.
+"""LoRA adapters on a frozen base model, by PEFT: attach, name, save.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models": a linear layer W gets the update (lora_alpha / r) B A. With
 ``freeze_a`` only B and the head train (Sun et al. 2024, "Improving LoRA in Privacy-preserving Federated Learning", FFA-LoRA), so
 that the average of the sites' B gives the average of their updates.
 
-Tensors are named as in PEFT's adapter file everywhere. Next: ``fedethos.models.prefix`` caches what lies below the first adapter.
+Tensors are named as in PEFT's adapter file everywhere; ``fedethos.models.tensors`` reads and writes them. Next:
+``fedethos.models.prefix`` caches what lies below the first adapter.
 """
 
 from __future__ import annotations
@@ -12,11 +13,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import peft
 import safetensors.torch
 import torch
@@ -30,8 +28,7 @@ from fedethos.job import Lora
 from fedethos.models.base import head_modules
 from fedethos.models.core import without_core
 from fedethos.models.residual import whole_adapter
-
-Arrays = Mapping[str, npt.NDArray[np.float32]]
+from fedethos.models.tensors import Arrays
 
 _ADAPTER = "default"  # PEFT's name for the only adapter
 
@@ -84,35 +81,6 @@ def trainable_names(model: PeftModel) -> list[str]:
 def frozen_names(model: PeftModel) -> list[str]:
     """Names of the adapter's tensors that do not train (``lora_A`` with ``freeze_a``), sorted: sent once."""
     return [name for name, parameter in named_adapter_parameters(model).items() if not parameter.requires_grad]
-
-
-def read_arrays(model: PeftModel, names: Iterable[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """Copies of the adapter's tensors with these names, float32. An unknown name raises MODEL-454."""
-    parameters, names = named_adapter_parameters(model), list(names)
-    if not set(names) <= set(parameters):
-        raise _wrong_names(len(set(names) - set(parameters)), 0)
-    return {name: parameters[name].detach().cpu().to(torch.float32).numpy().copy() for name in names}
-
-
-def write_arrays(model: PeftModel, arrays: Arrays) -> None:
-    """Overwrite the adapter's tensors: exactly the trainable ones, exactly the frozen ones, or all. Nothing is written on an error.
-
-    Raises
-    ------
-    FedethosError
-        MODEL-454 unknown or missing name, MODEL-455 wrong shape, MODEL-456 not float32, MODEL-457 NaN or infinity.
-    """
-    parameters = named_adapter_parameters(model)
-    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    given = set(arrays)
-    trainable = set(parameters) - frozen
-    if not given or given not in (frozen, trainable, set(parameters)):
-        raise _wrong_names(len(given - trainable), len(trainable - given))
-    for name, array in arrays.items():
-        _check_array(name, array, tuple(parameters[name].shape))
-    with torch.no_grad():
-        for name, array in arrays.items():
-            parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
 
 def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None) -> None:
@@ -211,21 +179,3 @@ def _require_steady(model: PeftModel) -> None:
             why="A frozen base must give the same output every time: private gradients and cached layers rely on it.",
             fix="Use a model without built-in randomness or batch statistics, or with its dropout rates set to 0 in config.json.",
         )
-
-
-def _check_array(name: str, array: npt.NDArray[np.float32], shape: tuple[int, ...]) -> None:
-    if array.shape != shape:
-        raise FedethosError("MODEL-455", f"An adapter tensor has the shape {array.shape}, expected {shape}.", where=name)
-    if array.dtype != np.float32:
-        raise FedethosError("MODEL-456", f"An adapter tensor has the type {array.dtype}, expected float32.", where=name)
-    if not np.isfinite(array).all():
-        raise FedethosError("MODEL-457", "An adapter tensor holds NaN or infinity.", where=name, why="It would spoil the whole model.")
-
-
-def _wrong_names(unknown: int, missing: int) -> FedethosError:
-    return FedethosError(
-        "MODEL-454",
-        f"Adapter tensors do not fit the model: {unknown} unknown names, {missing} missing.",
-        why="The adapter belongs to another base model, rank or choice of layers.",
-        fix="Use the job that the adapter was made with.",
-    )

@@ -12,24 +12,29 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedethos.aggregation import is_residual, layers_of, lora_names, residual_names
 from fedethos.errors import FedethosError
 from fedethos.models.lowrank import Product, added, compressed
-
-Arrays = Mapping[str, npt.NDArray[np.float32]]
+from fedethos.models.tensors import Arrays
 
 _ADAPTER = "default"
 
 
 class FoldedResidual:
-    """Keeps the base's own weights while a residual is folded into them."""
+    """Keeps the base's own weights while a residual is folded into them. A model without LoRA has no place for any.
 
-    def __init__(self, model: PeftModel) -> None:
+    Attributes
+    ----------
+    arrays : dict of str to float32 array
+        What is folded in now.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self.arrays: dict[str, npt.NDArray[np.float32]] = {}
         self._own: dict[str, Tensor] = {}  # layer -> W as loaded
 
     def fold(self, residual: Arrays) -> None:
@@ -51,13 +56,14 @@ class FoldedResidual:
                     self._own[layer] = weight.detach().clone()
                     update = module.scaling[_ADAPTER] * (torch.tensor(residual[name_b]) @ torch.tensor(residual[name_a]))
                     weight.add_((update.T if _is_transposed(module) else update).to(weight))
+        self.arrays = dict(residual)
 
     def unfold(self) -> None:
         """Put the base's own weights back, bit by bit."""
         with torch.no_grad():
             for layer, own in self._own.items():
                 _weight(self._model, layer).copy_(own)
-        self._own = {}
+        self._own, self.arrays = {}, {}
 
 
 def whole_adapter(tensors: Mapping[str, Tensor], residual: Arrays) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -79,7 +85,7 @@ def residual_of(arrays: Arrays) -> dict[str, npt.NDArray[np.float32]]:
     return {name: array for name, array in arrays.items() if is_residual(name)}
 
 
-def _check(residual: Arrays, shapes: Mapping[str, tuple[int, ...]], model: PeftModel) -> None:
+def _check(residual: Arrays, shapes: Mapping[str, tuple[int, ...]], model: nn.Module) -> None:
     known: set[str] = set()
     for layer, stored in shapes.items():
         name_b, name_a = residual_names(layer)
@@ -102,20 +108,20 @@ def _misfit() -> FedethosError:
     )
 
 
-def _adapter_names(model: PeftModel) -> list[str]:
+def _adapter_names(model: nn.Module) -> list[str]:
     return [
         f"{path}.{part}.weight" for path, module in model.named_modules() if isinstance(module, LoraLayer) for part in ("lora_A", "lora_B")
     ]
 
 
-def _module(model: PeftModel, layer: str) -> LoraLayer:
+def _module(model: nn.Module, layer: str) -> LoraLayer:
     module = model.get_submodule(layer)
     if not isinstance(module, LoraLayer):
         raise _misfit()
     return module
 
 
-def _weight(model: PeftModel, layer: str) -> torch.nn.Parameter:
+def _weight(model: nn.Module, layer: str) -> torch.nn.Parameter:
     weight: torch.nn.Parameter = _module(model, layer).get_base_layer().weight
     return weight
 

@@ -1,0 +1,26 @@
+"""From the name of a task in the job to the task on this machine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from fedethos.client.tabular_classification import tabular_classification
+from fedethos.client.task import Task
+from fedethos.client.text_classification import text_classification
+from fedethos.job import Job
+
+
+def prepare_task(job: Job, *, base: Path, scratch: Path, resources: ExitStack) -> Task:
+    """Load or make the model of ``job`` and say how records become its inputs.
+
+    Parameters
+    ----------
+    base : Path
+        Folder that relative paths in the job start from.
+    scratch : Path
+        Folder for private temporary files; they are deleted when ``resources`` closes.
+    """
+    if job.task == "tabular-classification":
+        return tabular_classification(job)
+    return text_classification(job, base=base, scratch=scratch, resources=resources)

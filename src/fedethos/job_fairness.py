@@ -1,0 +1,38 @@
+"""What a job says about fairness: decision thresholds, weights of groups, and what the organisation allows. See ``fairness/``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedethos.section import Section
+
+
+class Fairness(Section):
+    thresholds: Literal["pooled", "fixed", "demographic_parity", "equal_opportunity", "equalized_odds"] = Field(
+        "pooled",
+        description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
+        "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
+    )
+    attribute: str | None = Field(
+        None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
+    )
+    max_weight: float = Field(4.0, ge=1.0, allow_inf_nan=False, description="No cell weighs more, whatever the coordinator asks for.")
+    cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
+        None,
+        description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
+    )
+
+    @property
+    def group_constraint(self) -> Literal["demographic_parity", "equal_opportunity", "equalized_odds"] | None:
+        """The rate that group-specific thresholds equalise; None when everybody has the same threshold."""
+        return None if self.thresholds == "pooled" or self.thresholds == "fixed" else self.thresholds  # noqa: PLR1714 - narrows the type
+
+
+class Policy(Section):
+    """What the organisation that runs the job has decided beforehand."""
+
+    allow_group_thresholds: bool = Field(False, description="Decisions may use the sensitive attribute: a threshold for each group.")
+    allow_randomized_decisions: bool = Field(False, description="Group thresholds may leave some decisions to a coin.")
+    reason: str = Field(min_length=1, description="Why this is allowed, and who has said so.")
