@@ -19,7 +19,7 @@ from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
-from fedethos.server.state import load_state
+from fedethos.server.checkpoint import latest_checkpoint
 from fedethos.simulations.attacks import triggered
 from fedethos.simulations.virtual_sites import SiteRecords, open_federation
 
@@ -40,7 +40,7 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
             _unpaid(job), base=base, scratch=Path(scratch), ledger=Path(scratch) / "none", observer=observer, spoil=honest_targets
         ) as opened,
     ):
-        ended = load_state(folder, opened.model.read_frozen(), say=observer.stage)
+        ended = latest_checkpoint(folder.checkpoints, say=observer.stage)  # the adapter file does not keep core and residual apart
         if ended is None:
             raise FedethosError("RUN-903", "The run has no checkpoint.", where=str(run))
         opened.model.load(ended.arrays)
