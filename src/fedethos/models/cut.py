@@ -1,7 +1,8 @@
 """Cutting an adapted transformer below its first adapter: a frozen prefix, and a tail that trains.
 
 Both parts are shallow copies of the library's own model with a shorter list of layers, so that masks, rotary embeddings, pooler and
-head stay the library's code, and every Parameter is the very object of the full model. Only architectures that were looked at are
+head stay the library's code, and every Parameter is the very object of the full model. Where the head reads the first token only, the
+last layer computes no other (``first_token.py``). Only architectures that were looked at are
 cut (``_LAYOUTS``): an embedding that is scaled, or a mask that depends on the layer's index, would go wrong silently elsewhere.
 Next: ``fedethos.models.prefix`` computes the prefix once a record.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedethos.errors import FedethosError
+from fedethos.models.first_token import ATTENTION_OUTPUT, SELF_ATTENTION, FirstTokenAttention, FirstTokenOutput
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class _Layout:
     layers: str
     after: str | None
     pools_last: bool  # the head reads the last token (decoders), not the first
+    narrows: bool = False  # the last layer can be computed for the first token alone (``first_token.py``)
 
 
-_BERT = _Layout("embeddings", "encoder.layer", after="pooler", pools_last=False)
+_BERT = _Layout("embeddings", "encoder.layer", after="pooler", pools_last=False, narrows=True)
 _LAYOUTS = {
     "bert": _BERT,
     "roberta": _BERT,
@@ -76,9 +79,18 @@ def tail(model: PeftModel) -> nn.Module:
     layout, start = _require_cut(model)
     classifier = model.get_base_model()
     prefix = classifier.base_model_prefix
-    rest = _with(classifier, f"{prefix}.{layout.layers}", _layers(_body(model), layout)[start:])
+    layers = _layers(_body(model), layout)[start:]
+    rest = _with(classifier, f"{prefix}.{layout.layers}", _narrowed(layers) if layout.narrows and len(layers) else layers)
     rest = _with(rest, f"{prefix}.{layout.embeddings}", _PassThrough())
     return _LastTokenTail(rest.get_submodule(prefix), rest.get_submodule("score")) if layout.pools_last else _FirstTokenTail(rest)
+
+
+def _narrowed(layers: nn.ModuleList) -> nn.ModuleList:
+    """The same layers, the last of them for the first token alone."""
+    *lower, last = layers
+    for path, narrow in ((SELF_ATTENTION, FirstTokenAttention), (ATTENTION_OUTPUT, FirstTokenOutput)):
+        last = _with(last, path, narrow(last.get_submodule(path)))
+    return nn.ModuleList([*lower, last])
 
 
 class _FirstTokenTail(nn.Module):
