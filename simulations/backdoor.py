@@ -43,7 +43,7 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
         ended = latest_checkpoint(folder.checkpoints, say=observer.stage)  # the adapter file does not keep core and residual apart
         if ended is None:
             raise FedethosError("RUN-903", "The run has no checkpoint.", where=str(run))
-        opened.model.load(ended.arrays)
+        opened.model.load(dict(ended.arrays))
         judged = []
         for node_id, node in opened.nodes.items():
             if opened.sites[node_id].name not in attackers:
