@@ -34,13 +34,17 @@ def score(model: NodeModel, examples: Examples, favorable: int) -> npt.NDArray[n
 
 
 def tabulate(scores: npt.NDArray[np.float64], examples: Examples, data: Data) -> Tables:
-    """Score histograms int64[groups, labels, bins], one per sensitive attribute (``overall`` when there is none)."""
+    """Score histograms int64[groups, labels, bins], one per sensitive attribute (``overall`` when there is none).
+
+    Counterfactual copies are never counted: counts are charged for a bounded number of records of each unit.
+    """
     labels = len(data.label.values)
+    counted = examples.counted
+    scores, label = scores[counted], examples.label[counted]
     if not data.sensitive:
-        everybody = np.zeros(len(examples), dtype=np.int64)
-        return {OVERALL: histogram(scores, examples.label, everybody, groups=1, labels=labels)}
+        return {OVERALL: histogram(scores, label, np.zeros(len(label), dtype=np.int64), groups=1, labels=labels)}
     return {
-        attribute: histogram(scores, examples.label, examples.groups[attribute], groups=len(categories) + 1, labels=labels)
+        attribute: histogram(scores, label, examples.groups[attribute][counted], groups=len(categories) + 1, labels=labels)
         for attribute, categories in data.sensitive.items()
     }
 
@@ -62,11 +66,12 @@ def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRule
 
 
 def tabulate_decisions(favored: npt.NDArray[np.bool_], examples: Examples, data: Data) -> Tables:
-    """Counts int64[groups, labels, 2] by decision, one table per sensitive attribute."""
-    labels = len(data.label.values)
+    """Counts int64[groups, labels, 2] by decision, one table per sensitive attribute; no copies, as in ``tabulate``."""
+    labels, counted = len(data.label.values), examples.counted
+    label, favored = examples.label[counted], favored[counted]
     return {
         attribute: np.bincount(
-            (examples.groups[attribute] * labels + examples.label) * 2 + favored, minlength=(len(categories) + 1) * labels * 2
+            (examples.groups[attribute][counted] * labels + label) * 2 + favored, minlength=(len(categories) + 1) * labels * 2
         )
         .reshape(len(categories) + 1, labels, 2)
         .astype(np.int64)

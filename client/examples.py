@@ -76,7 +76,8 @@ class FeatureInputs:
 class Examples:
     """``label`` int64[n], ``groups`` attribute -> int64[n], ``unit`` int64[n] dense in [0, units).
 
-    ``weight`` float64[n] multiplies gradients after clipping; None: all are 1.
+    ``weight`` float64[n] multiplies gradients after clipping; None: all are 1. ``original`` int64[n] is the record that each is a
+    counterfactual copy of, its own index where it is none; None: there are no copies.
     """
 
     inputs: Inputs
@@ -84,11 +85,13 @@ class Examples:
     groups: Mapping[str, Indices]
     unit: Indices
     weight: npt.NDArray[np.float64] | None = None
+    original: Indices | None = None
 
     @classmethod
     def of(cls, records: Records, unit: Literal["person", "record"], inputs: Inputs) -> Examples:
-        units = records.unit if unit == "person" else np.arange(len(records))
-        return cls(inputs, records.label, records.groups, units)
+        """A copy belongs to the unit of its original, so that the two are sampled together and clipped as one."""
+        rows = np.arange(len(records)) if records.original is None else records.original
+        return cls(inputs, records.label, records.groups, records.unit if unit == "person" else rows, original=records.original)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -96,6 +99,12 @@ class Examples:
     @property
     def units(self) -> int:
         return int(self.unit.max()) + 1 if len(self.unit) else 0
+
+    @property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """bool[n], what a count of records may see: no copies."""
+        everything = np.ones(len(self), dtype=np.bool_)
+        return everything if self.original is None else np.equal(self.original, np.arange(len(self)))
 
     def rows_of(self, units: Indices) -> Indices:
         """All records of the given units."""

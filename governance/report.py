@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedethos.flip_record import FlipReport
 from fedethos.governance.charts import (
     MAX_ROWS,
     Chart,
@@ -22,6 +23,7 @@ from fedethos.governance.charts import (
     metrics_chart,
     privacy_table,
 )
+from fedethos.governance.flips_table import flips_table
 from fedethos.governance.pages import template
 from fedethos.job import Job
 from fedethos.records import FairnessReport, GroupRule, Manifest, PrivacyReport, Round
@@ -84,6 +86,7 @@ class Documents:
     result: Result
     privacy: PrivacyReport
     fairness: FairnessReport
+    flips: FlipReport | None = None
 
 
 def render_report(run_folder: Path) -> Path:
@@ -97,6 +100,7 @@ def render_report(run_folder: Path) -> Path:
         result=folder.read_result(),
         privacy=folder.read_privacy(),
         fairness=folder.read_fairness(),
+        flips=folder.read_flips() if folder.flips.is_file() else None,
     )
     write_atomically(folder.report, report_html(documents).encode("utf-8", "replace"))
     return folder.report
@@ -121,6 +125,7 @@ def report_html(documents: Documents) -> str:
         metrics=_metrics_table(result),
         gaps=_gaps_table(attributes, documents.fairness.tolerance),
         groups=_group_charts(result, attributes),
+        flips=None if documents.flips is None else flips_table(documents.flips),
         metrics_chart=metrics_chart(drawn),
         gaps_chart=gaps_chart(drawn, list(attributes)),
         epsilon_chart=epsilon_chart(privacy),

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fedethos.attack_kind import AttackKind
 from fedethos.client.app import Answers
 from fedethos.client.node import Node
 from fedethos.data.records import Records
@@ -26,7 +27,7 @@ from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import Arrays, EvaluateReply, Request, SetupReply, TrainReply
 from fedethos.privacy.randomness import keyed_generator
-from fedethos.records import AttackKind, SimulatedAttack
+from fedethos.records import SimulatedAttack
 from fedethos.server.plausibility import most_records
 from fedethos.simulations.forging import flattering
 from fedethos.simulations.virtual_sites import Federation, SiteRecords

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from fedethos.client.evaluator import score
-from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import EDGES
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
-from fedethos.server.checkpoint import latest_checkpoint
 from fedethos.simulations.attacks import triggered
+from fedethos.simulations.evaluate import load_released
 from fedethos.simulations.virtual_sites import SiteRecords, open_federation
 
 
@@ -40,10 +39,7 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
             _unpaid(job), base=base, scratch=Path(scratch), ledger=Path(scratch) / "none", observer=observer, spoil=honest_targets
         ) as opened,
     ):
-        ended = latest_checkpoint(folder.checkpoints, say=observer.stage)  # the adapter file does not keep core and residual apart
-        if ended is None:
-            raise FedethosError("RUN-903", "The run has no checkpoint.", where=str(run))
-        opened.model.load(dict(ended.arrays))
+        load_released(folder, opened.model, job.aggregation)
         judged = []
         for node_id, node in opened.nodes.items():
             if opened.sites[node_id].name not in attackers:

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
 from fedethos.client.evaluator import lay_out, score
+from fedethos.client.examples import Examples
 from fedethos.client.node import Node
 from fedethos.fairness.histograms import pool
 from fedethos.fairness.layout import WHOLE, Layout
-from fedethos.messages import Arrays, SplitName
+from fedethos.job import Job
+from fedethos.messages import Arrays, SplitName, Tables
 from fedethos.server.measure import MeasureBasis, Measurement, shapes_of
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,17 +34,25 @@ class Oracle:
         return {split: sum(node.examples[split].units for node in self.nodes) for split in splits}
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
-        model, data = self.nodes[0].model, self.nodes[0].job.data
-        favorable = data.label.favorable_index
+        model, job = self.nodes[0].model, self.nodes[0].job
         model.load(arrays)
-        scores = [score(model, node.examples[split], favorable) for node in self.nodes]
+        parts = [node.examples[split] for node in self.nodes]
+        scores = [score(model, part, job.data.label.favorable_index) for part in parts]
         tables = [
-            lay_out(values, node.examples[split], data, layout, node.source_of(f"decisions/{split}", round))
-            for values, node in zip(scores, self.nodes, strict=True)
+            lay_out(values, part, job.data, layout, node.source_of(f"decisions/{split}", round))
+            for values, part, node in zip(scores, parts, self.nodes, strict=True)
         ]
-        truth = np.concatenate([node.examples[split].label for node in self.nodes]) == favorable
-        return Measurement(pool(tables, shapes_of(self.nodes[0].job, layout)), exact_auc=_auc(truth, np.concatenate(scores)))
+        return exact_measurement(job, tables, scores, parts, layout)
 
 
-def _auc(truth: np.ndarray[tuple[int], np.dtype[np.bool_]], scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float | None:
+def exact_measurement(
+    job: Job, tables: Sequence[Tables], scores: Sequence[Floats], parts: Sequence[Examples], layout: Layout = WHOLE
+) -> Measurement:
+    """All sites together, from each site's tables, scores (float[n]) and records. Counterfactual copies do not count."""
+    truth = np.concatenate([part.label[part.counted] for part in parts]) == job.data.label.favorable_index
+    real = np.concatenate([values[part.counted] for values, part in zip(scores, parts, strict=True)])
+    return Measurement(pool(tables, shapes_of(job, layout)), exact_auc=_auc(truth, real))
+
+
+def _auc(truth: npt.NDArray[np.bool_], scores: Floats) -> float | None:
     return float(roc_auc_score(truth, scores)) if 0 < truth.sum() < len(truth) else None

@@ -16,6 +16,7 @@ from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.data.bound import at_most
 from fedethos.data.contract import apply_contract
+from fedethos.data.counterfactual import Swaps, read_swaps, with_copies
 from fedethos.data.readers import read_table
 from fedethos.data.records import Records
 from fedethos.data.split import split_records
@@ -50,14 +51,24 @@ class Federation:
         return self.task.model
 
 
-def read_records(job: Job, base: Path) -> Records:
-    """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from."""
-    return apply_contract(read_table(job.data, base=base), job.data, keep=_kept_column(job))
+def read_records(job: Job, base: Path, swaps: Swaps | None = None) -> Records:
+    """All records that ``job`` names. ``base`` is the folder that relative paths in the job start from.
+
+    ``swaps``: attributes whose counterfactual inputs are wanted; default: those that ``fairness.augment`` needs.
+    """
+    if swaps is None and job.fairness.augment == "counterfactual":
+        swaps = read_swaps(job.data, job.fairness.identity_terms, base)
+    return apply_contract(read_table(job.data, base=base), job.data, keep=_kept_column(job), swaps=swaps)
 
 
 def same_records(job: Job, other: Job) -> bool:
     """Whether ``read_records`` gives the same for both, from the same folder."""
-    return (job.data, _kept_column(job)) == (other.data, _kept_column(other))
+    return _read_from(job) == _read_from(other)
+
+
+def _read_from(job: Job) -> tuple[object, ...]:
+    terms = job.fairness.identity_terms if job.fairness.augment == "counterfactual" else None
+    return job.data, _kept_column(job), job.fairness.augment, terms
 
 
 def _kept_column(job: Job) -> str | None:
@@ -84,7 +95,8 @@ def site_records(job: Job, base: Path, records: Records | None = None) -> SiteRe
         splits = split_records(records.take(rows), job.data.split, salt=salt, limit=job.data.limit)
         check_site_labels(splits["train"], name, job.data.label.values)
         bounded = job.privacy.mode != "none" and job.unit == "person"
-        by_site[name] = {split: at_most(part, job.rows_per_unit) for split, part in splits.items()} if bounded else splits
+        splits = {split: at_most(part, job.rows_per_unit) for split, part in splits.items()} if bounded else splits
+        by_site[name] = {**splits, "train": with_copies(splits["train"])} if job.fairness.augment == "counterfactual" else splits
     return by_site
 
 

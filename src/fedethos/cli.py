@@ -19,6 +19,7 @@ from fedethos.cli_audit_data import audit_data
 from fedethos.cli_compare import compare
 from fedethos.cli_config import config_app
 from fedethos.cli_env import env
+from fedethos.cli_evaluate import evaluate
 from fedethos.cli_models import models_app
 from fedethos.cli_plan import plan
 from fedethos.cli_privacy import privacy_app
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-for _verb in (demo, simulate, resume, report, sweep, compare):
+for _verb in (demo, simulate, resume, report, evaluate, sweep, compare):
     app.command()(_verb)
 app.command()(audit_data)
 app.add_typer(config_app, name="config")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fedethos.records import AttackKind, SimulatedAttack
+from fedethos.attack_kind import AttackKind
 
 if TYPE_CHECKING:
     from fedethos.job import Job
@@ -34,6 +34,7 @@ def simulate_attack(
 
     with Progress() as progress:
         progress.stage("Loading libraries")
+        from fedethos.records import SimulatedAttack
         from fedethos.simulations.attack_study import planned_runs, study
         from fedethos.storage import canonical_json, write_atomically
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedethos.attack_kind import AttackKind
 from fedethos.cli_attack import simulate_attack
-from fedethos.records import AttackKind
 
 if TYPE_CHECKING:
     from fedethos.job import Job

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from fedethos.aggregation import Aggregation
 from fedethos.caps import VirtualSite
+from fedethos.job_augment import check_augment
 from fedethos.job_clipping import check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.job_fairness import Fairness, Policy
@@ -201,6 +202,12 @@ class Job(Section):
             "training.cache_dtype": training.cache_dtype != "float32",
         }
         return [key for key, is_set in changed.items() if is_set]
+
+    @model_validator(mode="after")
+    def _augmentation_has_something_to_swap(self) -> Job:
+        if self.fairness.augment == "counterfactual":
+            check_augment(self.data, self.fairness.identity_terms)
+        return self
 
     @model_validator(mode="after")
     def _fairness_acts_on_a_declared_attribute(self) -> Job:

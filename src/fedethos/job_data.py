@@ -85,9 +85,9 @@ class Data(Section):
     path: str = Field(description="builtin:adult, a .csv/.data/.parquet/.jsonl file, or a Hugging Face dataset folder.")
     columns: list[str] | None = Field(None, description="Column names for a file without a header line.")
     na_values: list[str] = Field(default_factory=list, description="Marks that mean 'missing', such as '?'.")
-    map: dict[str, dict[str, str]] = Field(
+    map: dict[str, dict[str, str | None]] = Field(
         default_factory=dict,
-        description="Per column: raw value to declared category, or a threshold such as '>=1' to a category.",
+        description="Per column: raw value, or a threshold such as '>=1', to declared category; to null where it means 'missing'.",
     )
     text: str | dict[Literal["column"], str] | None = Field(
         None, description="A template over columns, '{age} years old, {occupation}', or {column: NAME} for a text column as it is."

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fedethos.job_augment import TermLists
 from fedethos.section import Section
 
 
@@ -22,6 +23,12 @@ class Fairness(Section):
     cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
         None,
         description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
+    )
+    augment: Literal["none", "counterfactual"] = Field(
+        "none", description="counterfactual: train on a copy of each record with the sensitive attribute swapped too, in the same unit."
+    )
+    identity_terms: TermLists = Field(
+        None, description="Words that show a sensitive attribute: builtin:sex, a YAML file, or {attribute: [[term, counterpart], …]}."
     )
 
     @property

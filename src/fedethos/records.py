@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fedethos.attack_kind import AttackKind
 from fedethos.result import Attribute, Basis, Count, Seconds
 
 SiteState = Literal["sent", "late", "refused"]
-AttackKind = Literal["sign-flip", "scale", "label-flip", "metric-forging", "backdoor", "nan"]
 
 
 class Document(BaseModel):

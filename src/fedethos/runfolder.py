@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fedethos.errors import FedethosError
+from fedethos.flip_record import FlipReport
 from fedethos.job import Job
 from fedethos.records import FairnessReport, Local, Manifest, PrivacyReport, Round
 from fedethos.result import Result
@@ -35,6 +36,7 @@ FILES = (
     "result.json",
     "privacy.json",
     "fairness.json",
+    "flips.json",
     "report.html",
     "local.json",
     "incidents.log",
@@ -79,6 +81,11 @@ class RunFolder:
     @property
     def fairness(self) -> Path:
         return self.path / "fairness.json"
+
+    @property
+    def flips(self) -> Path:
+        """Counterfactual flips; there only after ``fedethos evaluate --flip``."""
+        return self.path / "flips.json"
 
     @property
     def report(self) -> Path:
@@ -181,6 +188,9 @@ class RunFolder:
     def write_fairness(self, fairness: Mapping[str, JsonValue]) -> None:
         self._write_document(self.fairness, fairness, FairnessReport)
 
+    def write_flips(self, flips: Mapping[str, JsonValue]) -> None:
+        self._write_document(self.flips, flips, FlipReport)
+
     def write_result(self, result: Mapping[str, JsonValue]) -> None:
         self._write_document(self.result, result, Result)
 
@@ -230,6 +240,9 @@ class RunFolder:
 
     def read_fairness(self) -> FairnessReport:
         return _parse(self._read(self.fairness), FairnessReport, self.fairness)
+
+    def read_flips(self) -> FlipReport:
+        return _parse(self._read(self.flips), FlipReport, self.flips)
 
     def read_result(self) -> Result:
         return _parse(self._read(self.result), Result, self.result)

@@ -20,8 +20,9 @@ from fedethos.section import Section
 
 class SiteData(Section):
     path: str = Field(description="The site's records; in place of the job's data.path. Relative paths start from site.yaml's folder.")
-    map: dict[str, dict[str, str]] = Field(
-        default_factory=dict, description="Per column: raw value to declared category; replaces the job's data.map for that column."
+    map: dict[str, dict[str, str | None]] = Field(
+        default_factory=dict,
+        description="Per column: raw value to declared category, or to null for missing; replaces the job's data.map for that column.",
     )
 
 

@@ -9,10 +9,18 @@ import math
 import re
 
 from fedethos.data.features import feature_names
+from fedethos.flip_record import FlipMeasures
 from fedethos.job import Job
 from fedethos.records import Manifest, PrivacyReport
 from fedethos.result import Interval, PrivacySummary, Result
 
+FLIPS = {
+    "swapped_share": "Read differently",
+    "flip_rate": "Decisions that flip",
+    "favorable_to_unfavorable": "To unfavorable",
+    "unfavorable_to_favorable": "To favorable",
+    "mean_absolute_score_change": "Mean score change",
+}
 WITHHELD = "withheld"
 NOT_RELEASED = "not released"
 GROUP_AWARE = (
@@ -30,6 +38,12 @@ def interval(item: Interval) -> str:
     if item.low is None:
         return WITHHELD
     return f"not measurable ({bounds(item)})" if item.value is None else f"{item.value:.3f} ({bounds(item)})"
+
+
+def flip_cells(measures: FlipMeasures) -> list[str]:
+    """The measures of ``flips.json`` in the order of ``FLIPS``."""
+    texts = [interval(getattr(measures, name)) for name in FLIPS]
+    return texts if measures.swapped else [texts[0], *["nothing to swap"] * (len(texts) - 1)]
 
 
 def bounds(item: Interval) -> str:

@@ -249,3 +249,30 @@ def test_a_missing_label_or_person_is_counted() -> None:
 def test_a_map_may_lead_only_to_declared_categories() -> None:
     error = refusal(table(), contract(map={"sex": {"1.0": "Man", "0.0": "Female"}}))
     assert (error.code, error.where) == ("DATA-115", "data.map.sex")
+
+
+def test_a_map_to_null_means_missing_in_this_column_alone() -> None:
+    frame = table(chol=["0", "233", "0.0"], steps=["0", "5", "7"])
+    data = contract(
+        map={"chol": {"<=0": None}, "sex": {"1.0": "Male", "0.0": None}, "num": {">=1": "sick", "<1": "well"}},
+        text="chol {chol}, steps {steps}, {sex}",
+    )
+    records = apply_contract(frame, data)
+    assert records.text == ("chol unknown, steps 0, Male", "chol 233, steps 5, unknown", "chol unknown, steps 7, unknown")
+    assert records.groups["sex"].tolist() == [1, 2, 2]
+
+
+def test_a_number_sorted_into_groups_is_missing_everywhere_where_the_map_says_so() -> None:
+    data = contract(
+        map={"num": {">=1": "sick", "<1": "well"}, "age": {"-9": None, "<60,>=0": "younger", ">=60": "older"}},
+        text=None,
+        features={"age": {"low": 0, "high": 100}},
+        sensitive={"age": ["younger", "older"]},
+    )
+    records = apply_contract(table(age=["63", "-9", "41"]), data)
+    assert records.groups["age"].tolist() == [1, 2, 0]
+    np.testing.assert_allclose(records.features, [[0.63, 0], [0.5, 1], [0.41, 0]], rtol=1e-6)
+
+
+def test_a_label_that_the_map_calls_missing_is_refused() -> None:
+    assert refusal(table(), contract(map={"num": {"0": None, ">=1": "sick"}})).code == "DATA-123"

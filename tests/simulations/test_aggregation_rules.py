@@ -14,7 +14,9 @@ from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.messages import Request
 from fedethos.progress import Silent
+from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import resume, simulate
+from fedethos.simulations.evaluate import load_released
 from fedethos.simulations.virtual_sites import open_federation
 
 EXACT = ("ffa", "rolora", "fedsvd", "fedex", "flora", "fedsb")
@@ -41,15 +43,18 @@ def plain_peft_logits(base: Path, folder: Path) -> np.ndarray:
         return model(**TOKENS).logits.numpy()
 
 
-def global_logits(job_file: Path, out: Path, tmp_path: Path, *overrides: str) -> np.ndarray:
-    """Of the model that a node makes from the last checkpoint's tensors, as for an evaluation."""
-    job = load_job(job_file, [*overrides, "training.cache_frozen_prefix=off"])
+def global_logits(job_file: Path, out: Path, tmp_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Of the model that a node makes from the last checkpoint's tensors, as for an evaluation; and from the exported adapter."""
+    job = load_job(job_file, ["training.cache_frozen_prefix=off"])
     last = sorted((out / "checkpoints").iterdir())[-1]
     with open_federation(job, base=tmp_path, scratch=tmp_path, ledger=tmp_path / "other.sqlite", observer=Silent()) as federation:
         model = federation.model
         model.load(load_file(last / "arrays.safetensors"))
         with torch.inference_mode():
-            return model.logits(TOKENS).numpy()
+            ours = model.logits(TOKENS).numpy()
+        load_released(RunFolder(out), model, job.aggregation)
+        with torch.inference_mode():
+            return ours, model.logits(TOKENS).numpy()
 
 
 @pytest.mark.parametrize("privacy", [NO_PRIVACY, {"epsilon": 8.0}], ids=["open", "private"])
@@ -61,9 +66,10 @@ def test_a_rule_runs_and_its_adapter_is_the_last_global_model(write_job, tmp_pat
     assert result["status"] == "completed" and all(len(line["sites"]) == 3 for line in rounds(out))
     errors = [line["aggregation_error"] for line in rounds(out)]
     assert (max(errors) < 1e-5) == (rule in EXACT), errors
-    expected = global_logits(job_file, out, tmp_path)
+    expected, reloaded = global_logits(job_file, out, tmp_path)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(plain_peft_logits(tiny_base, out / "adapter"), expected, atol=2e-5)
+    np.testing.assert_allclose(reloaded, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(("key", "value"), [("aggregation", "rolora"), ("aggregation", "flora"), ("server_optimizer", "fedavgm")])

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fedethos.client import text_classification
 from fedethos.documents import load_job
 from fedethos.progress import Silent
-from fedethos.simulations import virtual_sites
 from fedethos.simulations.virtual_sites import open_federation, site_records
 
 ROWS_EACH = 10
@@ -29,13 +29,13 @@ def test_the_bound_on_records_per_person_drops_none_without_privacy(write_job, a
 
 
 def test_one_site_is_opened_without_the_others(write_job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, tokenized, tokenize = load_job(write_job()), [], virtual_sites.tokenize
+    job, tokenized, tokenize = load_job(write_job()), [], text_classification.tokenize
 
     def count(texts, *arguments):
         tokenized.extend(texts)
         return tokenize(texts, *arguments)
 
-    monkeypatch.setattr(virtual_sites, "tokenize", count)
+    monkeypatch.setattr(text_classification, "tokenize", count)
     own = site_records(job, tmp_path)["site-2"]
     with open_federation(job, base=tmp_path, scratch=tmp_path, ledger=tmp_path / "ledger.sqlite", observer=Silent(), only=2) as federation:
         assert [site.name for site in federation.sites.values()] == ["site-1", "site-2", "site-3"]

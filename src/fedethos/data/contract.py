@@ -1,6 +1,6 @@
 """The data contract: a table of text becomes records with a text or features, a label, groups and a person. Next: ``fedethos.data.split``.
 
-``data.map`` turns raw values into declared categories. The text shows mapped values too; only a sensitive column that
+``data.map`` turns raw values into declared categories, or into missing ones. The text shows mapped values too; only a sensitive column that
 comparisons sort into groups (``{age: {"<40": younger, ">=40": older}}``) keeps its number in the text, and as a numeric feature.
 """
 
@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedethos import job_data
+from fedethos.data.counterfactual import Swaps, swapped_features, swapped_texts
 from fedethos.data.features import encode_features
 from fedethos.data.mapping import map_values, thresholds
 from fedethos.data.records import Records
@@ -27,8 +28,10 @@ __all__ = ["Records", "apply_contract"]
 Values = Sequence[str | None]
 
 
-def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None = None) -> Records:
+def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None = None, swaps: Swaps | None = None) -> Records:
     """Apply ``data`` to a table of ``str`` or ``None`` (``read_table``); ``keep`` names a column whose raw values are kept.
+
+    ``swaps``: sensitive attributes whose counterfactual inputs are wanted (``Records.swapped``).
 
     Raises DATA-104 (missing column), DATA-112 and DATA-113 (template), DATA-114 and DATA-115 (map), DATA-121 and DATA-122 (value not
     declared), DATA-123 (missing label), DATA-124 (missing person), DATA-151 and DATA-152 (features). Rows are counted in an error,
@@ -41,17 +44,24 @@ def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None
     _check_map_targets(data)
     raw: dict[str, Values] = {str(name): frame[name].tolist() for name in frame.columns}
     mapped = {**raw, **{column: map_values(raw[column], mapping, column=column) for column, mapping in data.map.items()}}
-    shown = {column: raw[column] if _sorted_into_groups(column, data) else mapped[column] for column in raw}
+    shown = {column: _numbers(raw[column], mapped[column]) if _sorted_into_groups(column, data) else mapped[column] for column in raw}
     inputs = {column: mapped[column] if isinstance(declared, list) else shown[column] for column, declared in features.items()}
     unit, identity = _rows(raw) if data.person_id is None else _people(raw[data.person_id], data.person_id)
+    text = template.render(shown) if data.text is not None else ()
     return Records(
-        text=template.render(shown) if data.text is not None else (),
+        text=text,
         label=_labels(mapped[data.label.column], data.label),
         groups={attribute: _groups(mapped[attribute], attribute, categories) for attribute, categories in data.sensitive.items()},
         unit=unit,
         identity=identity,
         kept=None if keep is None else tuple(raw[keep]),
         features=encode_features(inputs, features) if features else None,
+        swapped={
+            attribute: swapped_features(inputs, features, attribute, data.sensitive[attribute], swap)
+            if features
+            else swapped_texts(template, shown, text, attribute, data.sensitive[attribute], swap)
+            for attribute, swap in (swaps or {}).items()
+        },
     )
 
 
@@ -97,7 +107,7 @@ def _column_advice(column: str, known: Sequence[str]) -> str:
 def _check_map_targets(data: job_data.Data) -> None:
     declared = {**data.sensitive, data.label.column: data.label.values}
     for column, mapping in data.map.items():
-        stray = sorted(set(mapping.values()) - set(declared.get(column, mapping.values())))
+        stray = sorted({category for category in mapping.values() if category is not None} - set(declared.get(column, mapping.values())))
         if stray:
             raise FedethosError(
                 "DATA-115",
@@ -109,6 +119,11 @@ def _check_map_targets(data: job_data.Data) -> None:
 
 def _sorted_into_groups(column: str, data: job_data.Data) -> bool:
     return column in data.sensitive and bool(thresholds(data.map.get(column, {})))
+
+
+def _numbers(raw: Values, mapped: Values) -> Values:
+    """Raw values, without those that the map calls missing."""
+    return [None if group is None else value for value, group in zip(raw, mapped, strict=True)]
 
 
 def _labels(values: Values, label: job_data.Label) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""``data.map`` of one column: raw values, or comparisons such as ``>=1``, to declared categories.
+"""``data.map`` of one column: raw values, or comparisons such as ``>=1``, to declared categories, or to ``None`` for missing.
 
 A key that equals the raw value wins. Otherwise every comparison that holds must lead to the same category: the order of
 keys carries no meaning (a job's hash ignores it). ``>=40,<60`` holds where both parts hold. A key such as ``>50K`` is
@@ -21,12 +21,12 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 }  # fmt: skip
 
 
-def thresholds(mapping: Mapping[str, str]) -> list[tuple[Callable[[float], bool], str]]:
-    """The keys that are comparisons, as predicates on a number, each with its category."""
+def thresholds(mapping: Mapping[str, str | None]) -> list[tuple[Callable[[float], bool], str | None]]:
+    """The keys that are comparisons, as predicates on a number, each with its category (None: missing)."""
     return [(holds, category) for key, category in mapping.items() if (holds := _predicate(key)) is not None]
 
 
-def map_values(values: Sequence[str | None], mapping: Mapping[str, str], *, column: str) -> list[str | None]:
+def map_values(values: Sequence[str | None], mapping: Mapping[str, str | None], *, column: str) -> list[str | None]:
     """Each value's category; a value that no key covers stays as it is, and a missing one stays missing.
 
     Raises DATA-114 when rows satisfy comparisons that lead to different categories.
@@ -45,7 +45,9 @@ def map_values(values: Sequence[str | None], mapping: Mapping[str, str], *, colu
     return [None if value is None else next(iter(categories[value]), value) for value in values]
 
 
-def _categories(value: str, mapping: Mapping[str, str], rules: Sequence[tuple[Callable[[float], bool], str]]) -> set[str]:
+def _categories(
+    value: str, mapping: Mapping[str, str | None], rules: Sequence[tuple[Callable[[float], bool], str | None]]
+) -> set[str | None]:
     if value in mapping:
         return {mapping[value]}
     if not rules or not NUMBER.fullmatch(value):

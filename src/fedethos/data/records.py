@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Swapped:
+    """The inputs of n records as if another value of one attribute were theirs (``counterfactual.py``).
+
+    ``changed`` bool[n] says where they differ; ``text`` and ``features`` as in ``Records``.
+    """
+
+    changed: NDArray[np.bool_]
+    text: tuple[str, ...] = ()
+    features: NDArray[np.float32] | None = None
+
+    def take(self, indices: NDArray[np.int64]) -> Swapped:
+        """Those at ``indices``, in that order."""
+        text = tuple(self.text[i] for i in indices) if self.text else ()
+        return Swapped(self.changed[indices], text, None if self.features is None else self.features[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +46,10 @@ class Records:
         Raw values of the column that ``apply_contract`` was asked to keep.
     features : float32[n, d] or None
         Model inputs where the job reads ``data.features``.
+    swapped : dict of Swapped
+        Per sensitive attribute, the counterfactual inputs, if ``apply_contract`` was asked for them.
+    original : int64[n] or None
+        The record that each is a counterfactual copy of, its own index where it is none; None: there are no copies.
     """
 
     text: tuple[str, ...]
@@ -38,6 +59,8 @@ class Records:
     identity: NDArray[np.uint8]
     kept: tuple[str | None, ...] | None = None
     features: NDArray[np.float32] | None = None
+    swapped: Mapping[str, Swapped] = field(default_factory=dict)
+    original: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -48,7 +71,9 @@ class Records:
         return len(np.unique(self.unit))
 
     def take(self, indices: NDArray[np.int64]) -> Records:
-        """The records at ``indices``, in that order, with ``unit`` made dense again."""
+        """The records at ``indices``, in that order, with ``unit`` made dense again. ValueError for records that hold copies."""
+        if self.original is not None:
+            raise ValueError("copies are made last: a copy could be taken without its original")
         return Records(
             text=tuple(self.text[i] for i in indices) if self.text else (),
             label=self.label[indices],
@@ -57,4 +82,5 @@ class Records:
             identity=self.identity[indices],
             kept=None if self.kept is None else tuple(self.kept[i] for i in indices),
             features=None if self.features is None else self.features[indices],
+            swapped={attribute: swapped.take(indices) for attribute, swapped in self.swapped.items()},
         )

@@ -80,6 +80,17 @@ def whole_adapter(tensors: Mapping[str, Tensor], residual: Arrays) -> tuple[dict
     return whole, ranks
 
 
+def beside_idle_adapter(exported: Arrays, exchanged: Arrays) -> dict[str, npt.NDArray[np.float32]]:
+    """What a node loads to compute an exported adapter (``whole_adapter``): each layer's pair as its residual, and a zero adapter.
+
+    ``exchanged``: the tensors that the node's rule exchanges; their own values do not matter.
+    """
+    arrays = {name: exported[name] if "lora_" not in name else np.zeros_like(array) for name, array in exchanged.items()}
+    for layer in layers_of(exported):
+        arrays |= {residual: exported[name] for residual, name in zip(residual_names(layer), lora_names(layer), strict=True)}
+    return arrays
+
+
 def residual_of(arrays: Arrays) -> dict[str, npt.NDArray[np.float32]]:
     """The residual's tensors among ``arrays``."""
     return {name: array for name, array in arrays.items() if is_residual(name)}

@@ -1,0 +1,97 @@
+"""``fedethos evaluate``: a finished simulation's model again, its metrics or its counterfactual flips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from fedethos.runfolder import RunFolder
+    from fedethos.simulations.flips import FlipQuestion
+
+_MARK = "Exact values, which only a simulation can see (basis oracle). Intervals are of sampling alone."
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished simulation.")],
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Swap a sensitive attribute in every record and count the decisions that change.")
+    ] = False,
+    attributes: Annotated[
+        list[str] | None, typer.Option("--attribute", metavar="NAME", help="With --flip: only this attribute; may be given again.")
+    ] = None,
+    terms: Annotated[
+        str | None, typer.Option(metavar="FILE", help="With --flip: identity terms, a YAML file or builtin:sex; default: the job's.")
+    ] = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose records.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Evaluate a simulation's released adapter again, at the released threshold; with --flip on counterfactual records."""
+    if not flip and (attributes or terms):
+        raise typer.BadParameter("--attribute and --terms belong to --flip.")
+    from fedethos.runfolder import RunFolder
+
+    folder = RunFolder(run)
+    if flip:
+        from fedethos.simulations.flips import FlipQuestion
+
+        _flip(folder, FlipQuestion(tuple(attributes or ()), terms, split), as_json=as_json)
+    else:
+        _metrics(folder, split, as_json=as_json)
+
+
+def _metrics(folder: RunFolder, split: Literal["train", "validation", "test"], *, as_json: bool) -> None:
+    from fedethos.progress import Progress
+
+    with Progress() as progress:
+        progress.stage("Loading libraries")
+        from fedethos.simulations.evaluate import evaluate_run, shown
+        from fedethos.wording import interval
+
+        found = evaluate_run(folder, split, progress)
+    if as_json:
+        typer.echo(json.dumps({"split": split, **found.as_json()}, indent=2))
+        return
+    fairness = found.summary.fairness.items()
+    estimates = {**found.summary.metrics, **{f"by {name}: {gap}": item for name, one in fairness for gap, item in one.gaps.items()}}
+    typer.echo(f"{found.job.name}: {found.records:,} {split} records of all sites")
+    _table([(name, interval(shown(item))) for name, item in estimates.items()])
+    typer.echo(_MARK)
+    typer.echo(f"Next: fedethos evaluate {folder.path} --flip", err=True)
+
+
+def _flip(folder: RunFolder, question: FlipQuestion, *, as_json: bool) -> None:
+    from fedethos.progress import Progress
+
+    with Progress() as progress:
+        progress.stage("Loading libraries")
+        from fedethos.governance.report import render_report
+        from fedethos.simulations.flips import flip_run
+        from fedethos.wording import FLIPS, flip_cells
+
+        found = flip_run(folder, question, progress)
+        body = found.model_dump(mode="json", by_alias=True)
+        with folder.resume() as locked:
+            locked.write_flips(body)
+        render_report(folder.path)
+    if as_json:
+        typer.echo(json.dumps(body, indent=2))
+        return
+    typer.echo(f"{found.name}: {found.split} records of all sites, decisions at log-odds {found.log_odds:g}, terms: {found.terms.source}")
+    for attribute, one in found.attributes.items():
+        typer.echo(f"By {attribute}: {one.swapped:,} of {one.records:,} records read differently")
+        if one.swapped:
+            _table(
+                [("", *FLIPS.values()), *((group, *flip_cells(measures)) for group, measures in {"everybody": one, **one.groups}.items())]
+            )
+    typer.echo(_MARK)
+    typer.echo(f"Written to {folder.flips} and the report. Next: open {folder.report}", err=True)
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
