@@ -29,7 +29,7 @@ def accepted_weights(proposed: Sequence[float] | None, job: Job) -> Floats | Non
         SEC-640 for weights where the job has none, or none where it has some; SEC-641 for a wrong number of them; SEC-642 when one is
         negative or not finite, or when all are 0.
     """
-    if (proposed is None) != (job.fairness.cell_weights is None):
+    if (proposed is None) != (not job.weighs_cells):
         raise FedethosError("SEC-640", "A message and the approved job disagree on whether cells are weighed.", why="Nothing was computed.")
     if proposed is None:
         return None

@@ -112,10 +112,18 @@ class Node:
         if (stored := ledger.stored_reply(purpose, request.round)) is not None:
             return stored_counts(stored)
         if ledger.lost(purpose, request.round):
-            ledger.replan(purpose, max(1, self.job.federation.rounds - request.round + 1) if split == "validation" else 1)
+            ledger.replan(purpose, self._releases_from(request.round, split))
         receipt = ledger.reserve(purpose, request.round)
         exact = self._exact_counts(request, split, layout)
         return paid_counts(release_counts(exact, receipt, self.source_of(purpose, request.round)), ledger)
+
+    def _releases_from(self, round: int, split: SplitName) -> int:
+        """How many releases of this split's counts the plan needs from this round on, at least one."""
+        if split == "validation":
+            return max(1, self.job.federation.rounds - round + 1)
+        if split == "train":
+            return max(1, sum(due >= round for due in self.job.steering_rounds) + (self.job.fairness.group_constraint is not None))
+        return 1
 
     def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)
@@ -140,16 +148,17 @@ class Node:
         self.model.load(request.arrays)
 
     def _check_layout(self, split: SplitName, layout: Layout) -> None:
-        """Training people are counted for thresholds per group and for nothing else; those the job has to name."""
+        """Training people are counted by group for a strategy that steers by them, or for thresholds per group; the job names either."""
         if (split == "train") != (layout.group_cuts is not None) or (split == "train" and layout.wanted != ("group-scores",)):
             raise FedethosError(
                 "SEC-650",
-                "Counts of training people were asked for other than for thresholds per group, or those of other people.",
+                "Counts of training people were asked for other than by group, or other people by group.",
                 why="Nothing was computed.",
             )
         by_group = layout.group_cuts is not None or layout.rules is not None
         attribute = self.job.fairness_attribute
-        known = self.job.fairness.group_constraint is not None and attribute is not None and layout.attribute == attribute
+        named = self.job.fairness.group_constraint is not None or (layout.rules is None and bool(self.job.steering_rounds))
+        known = named and attribute is not None and layout.attribute == attribute
         if by_group and not (known and (layout.rules is None or self._fit(layout.rules, attribute or ""))):
             raise FedethosError(
                 "SEC-651",

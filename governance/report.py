@@ -44,7 +44,9 @@ from fedethos.wording import (
     natural,
     number,
     size,
+    strategy_words,
     trained_part,
+    weight_words,
 )
 
 METRICS: dict[MetricName, str] = {
@@ -261,6 +263,7 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
         ("Trained", f"{trained_part(job)}, aggregated with {job.aggregation}"),
         ("Aggregation error", f"{result.aggregation_error:.3g}"),
         ("Training", f"{job.training.local_steps} steps a round, {job.training.batch_size} {job.unit}s a step expected"),
+        *_steering(documents),
         ("Sites", f"{len(manifest.sites)}; a round needs {job.federation.min_sites}"),
         ("People", ", ".join(f"{_people(count)} {split}" for split, count in people.model_dump().items())),
         ("Threshold", f"{threshold.kind}{edge}; from {threshold.source}"),
@@ -268,6 +271,12 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
         ("Engine", f"{result.engine}, {manifest.threads} thread(s), seed {manifest.seed}"),
         ("Sent", f"{size(result.communication.bytes_up)} by the sites, {size(result.communication.bytes_down)} to them"),
     ]
+
+
+def _steering(documents: Documents) -> list[tuple[str, str]]:
+    last = weight_words(documents.rounds[-1]) if documents.rounds else ""
+    facts = [("Fairness strategy", strategy_words(documents.job)), ("Weights in the last round", last)]
+    return [(name, words) for name, words in facts if words]
 
 
 def _group_rule(rule: GroupRule) -> str:

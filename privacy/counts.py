@@ -4,11 +4,11 @@ One person falls into one cell of each table, with all of at most m rows, so k t
 add-remove and m·sqrt(2k) under replace-one (``CountRelease.l2_sensitivity``). The noise is discrete Gaussian and is accounted as
 discrete (``composition.py``). Everything here follows from the job alone: no record and no declared size is looked at.
 
-A release has one or both of two parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
+A release has one or more of these parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
 label × prediction (without any attribute: one of everybody). Schedule: both parts of the test people once, at the end; validation
-scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. For thresholds per
-group there is ``group-scores``, one table group × label × score bin of the training people, once, at the end: the one release that is
-always paid together with training, whose noise makes room for it (``planner.py``).
+scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. There is also
+``group-scores``, one table group × label × score bin of the training people: once, at the end, for thresholds per group; in every few
+rounds for a fairness strategy. It is always paid together with training, whose noise makes room for it (``planner.py``).
 """
 
 from __future__ import annotations
@@ -189,8 +189,9 @@ def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
         schedule.append((("scores",), "validation", 1, rounds if rule else 1))
     if rule is not None and rule.metric == "worst_group_accuracy":
         schedule.append((("groups",), "validation", attributes, rounds))
-    if job.fairness.group_constraint is not None:
-        schedule.append((("group-scores",), "train", 1, 1))
+    of_training = len(job.steering_rounds) + (job.fairness.group_constraint is not None)
+    if of_training:
+        schedule.append((("group-scores",), "train", 1, of_training))
     return schedule
 
 

@@ -39,6 +39,7 @@ from fedethos.server.measure import (
 from fedethos.server.outcome import Ending, write_outcome
 from fedethos.server.site import Site
 from fedethos.server.state import RunState, load_state, save_state, spending_after
+from fedethos.server.steering import site_shares, steered
 from fedethos.server.validation import check_update
 from fedethos.storage import JsonValue
 from fedethos.strategies.averaging import aggregation_error
@@ -153,7 +154,7 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
     require_quorum(outcome, job.federation.min_sites, doing=f"round {number}")
 
     updates = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
-    shares = {site.name: site.share for site in cohort.values()}
+    shares = site_shares(job, state, cohort.values())
     defended = defend(job, {name: reply.arrays for name, reply in updates.items()}, shares, sent, {**plan.frozen, **resting})
     arrays = _aggregate(strategy, number, messages, cohort, defended.updates, shares)
     memory = state.memory.model_copy(
@@ -237,6 +238,11 @@ def _close_round(
         plain = describe(validation, decision_edge(validation.tables, plan.job), plan.job).plain()
         metrics, fairness = plain["metrics"], plain["fairness"]
         bytes_up, bytes_down = bytes_up + validation.bytes_up, bytes_down + validation.bytes_down
+    weights = state.memory.steering  # of the round that ends here, not yet those that its counts give
+    if ask := release or measure:
+        state, asked_for_weights = steered(ask, state, plan.job, plan.sites.values())
+        bytes_up += sum(one.bytes_up for one in asked_for_weights)
+        bytes_down += sum(one.bytes_down for one in asked_for_weights)
     rule, watched = plan.job.federation.early_stop, None
     if rule is not None and state.round > 0:
         watched = metrics[rule.metric]
@@ -263,6 +269,7 @@ def _close_round(
         "bytes_up": bytes_up,
         "bytes_down": bytes_down,
         "aggregation_error": state.memory.aggregation_error,
+        **(weights.as_json(plan.job) if weights else {}),
         "refusals": [{"site": refusal.site, "code": refusal.code, "incident": refusal.incident} for refusal in outcome.refusals],
     }
     plan.folder.append_round(record)

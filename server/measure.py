@@ -31,12 +31,14 @@ class Measurement:
     """``tables`` summed over all sites: full histograms by attribute, or the noisy tables of a ``Layout``.
 
     ``exact_auc`` only from exact scores. ``noise_variance``: of one cell of the sum. ``epsilon``: what each site has spent, this included.
+    ``by_site``: the tables as each site sent them; empty where nobody sent any.
     """
 
     tables: Tables
     exact_auc: float | None = None
     noise_variance: float = 0.0
     epsilon: Mapping[str, float] = field(default_factory=dict)
+    by_site: Mapping[str, Tables] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -112,7 +114,8 @@ class EvaluateBySites:
 
         replies, outcome = self.everybody.ask(arrays, split, round, layout, check)
         tables = pool([reply.tables for reply in replies.values()], shapes)
-        return Measurement(tables, bytes_up=outcome.bytes_up, bytes_down=outcome.bytes_down)
+        by_site = {name: reply.tables for name, reply in replies.items()}
+        return Measurement(tables, by_site=by_site, bytes_up=outcome.bytes_up, bytes_down=outcome.bytes_down)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class ReleaseBySites:
             pool([reply.tables for reply in replies.values()], shapes, charged=True),
             noise_variance=sum(discrete_gaussian_variance(reply.sigma) for reply in replies.values() if reply.sigma is not None),
             epsilon={name: reply.epsilon for name, reply in replies.items() if reply.epsilon is not None},
+            by_site={name: reply.tables for name, reply in replies.items()},
             bytes_up=outcome.bytes_up,
             bytes_down=outcome.bytes_down,
         )

@@ -14,6 +14,7 @@ from fedethos.messages import Arrays, TrainReply, arrays_sha256
 from fedethos.runfolder import RunFolder
 from fedethos.server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
 from fedethos.server.site import Site
+from fedethos.server.steering import Steering
 
 
 class SiteSpending(BaseModel):
@@ -27,7 +28,10 @@ class SiteSpending(BaseModel):
 
 
 class Memory(BaseModel):
-    """The JSON part of a checkpoint. ``best`` and ``waited`` belong to the early stop; bytes and seconds are of the whole run."""
+    """The JSON part of a checkpoint.
+
+    ``best`` and ``waited`` belong to the early stop, ``steering`` to the fairness strategy; bytes and seconds are of the whole run.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +43,7 @@ class Memory(BaseModel):
     aggregation_error: float = 0.0
     best: float | None = None
     waited: int = 0
+    steering: Steering | None = None
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedethos import job
+from fedethos import job_simulation
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 
 Indices = NDArray[np.int64]
 
 _REMEDY = {
-    "iid": "Use another simulation.seed, fewer sites, or more records (data.limit).",
-    "dirichlet": "Use a larger simulation.partition.alpha, another simulation.seed, or fewer sites.",
+    "iid": "Use simulation.partition.redraw, another simulation.seed, fewer sites, or more records (data.limit).",
+    "dirichlet": "Use simulation.partition.redraw, a larger simulation.partition.alpha, another simulation.seed, or fewer sites.",
     "by-column": "Leave this site's records out, or partition by another column.",
     "by-group": "Partition by another attribute, or use dirichlet with a small alpha.",
 }
@@ -33,22 +33,23 @@ _REMEDY = {
 
 def partition(
     records: Records,
-    plan: job.Partition,
+    plan: job_simulation.Partition,
     *,
     sites: int,
     seed: int,
     label_values: Sequence[str],
     categories: Mapping[str, Sequence[str]],
+    draw: int = 0,
 ) -> list[Indices]:
     """Record indices of each site, ascending; every record is at exactly one site.
 
     ``categories`` are ``data.sensitive``. For ``by-column`` the records keep that column (``apply_contract(..., keep=plan.by)``), and
-    sites follow its values in sorted order.
+    sites follow its values in sorted order. ``draw``: how often the seed was drawn from before (``Partition.redraw``).
 
     Raises DATA-132 to DATA-134 (natural sites that do not fit) and DATA-135 (a site without any record of a label).
     """
     person = _people(records)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, draw] if draw else seed)
     if plan.kind == "iid":
         site_of_person = _deal(np.arange(person.max() + 1), np.arange(sites), rng)
     elif plan.kind == "by-column":
@@ -80,7 +81,7 @@ def check_site_labels(train: Records, site: str, label_values: Sequence[str]) ->
             f"The training records of {site} hold no record of the label {' or '.join(missing)}.",
             where="data.split.train",
             why="The site could learn nothing about that outcome.",
-            fix="Simulation: larger simulation.partition.alpha, other simulation.seed or fewer sites. Real site: more records.",
+            fix="Simulation: simulation.partition.redraw, larger alpha, other simulation.seed or fewer sites. Real site: more records.",
         )
 
 

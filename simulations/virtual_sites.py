@@ -36,6 +36,7 @@ Spoil = Callable[[SiteRecords], SiteRecords]
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _ROUND_SIZE_TO = 100  # a simulated site declares its size rounded up, so that the printed epsilon cannot tell the exact one
+_MOST_DRAWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,31 @@ def _kept_column(job: Job) -> str | None:
 
 
 def site_records(job: Job, base: Path, records: Records | None = None) -> SiteRecords:
-    """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds."""
-    plan = job.simulation.partition
+    """Each virtual site's records by split. ``records``: what ``read_records`` gave for this job, or for one with other seeds.
+
+    Under ``simulation.partition.redraw`` the first draw of at most 1,000 that gives every site each label. Raises DATA-131, DATA-135 or
+    DATA-136 otherwise.
+    """
     records = records or read_records(job, base)
+    last = _MOST_DRAWS - 1 if job.simulation.partition.redraw else 0
+    for draw in range(last):
+        try:
+            return _drawn(job, records, draw)
+        except FedethosError as error:
+            if error.code not in ("DATA-131", "DATA-135", "DATA-136"):
+                raise
+    return _drawn(job, records, last)
+
+
+def _drawn(job: Job, records: Records, draw: int) -> SiteRecords:
     parts = partition(
         records,
-        plan,
+        job.simulation.partition,
         sites=job.simulation.sites,
         seed=job.simulation.seed,
         label_values=job.data.label.values,
         categories=job.data.sensitive,
+        draw=draw,
     )
     names = _site_names(job, len(parts))
     by_site = {}

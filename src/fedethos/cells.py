@@ -30,5 +30,10 @@ def constant_weights(job: Job) -> tuple[float, ...] | None:
     return tuple(named.get(group, {}).get(label, 1.0) for group in _groups(job) for label in job.data.label.values)
 
 
+def cell_names(job: Job) -> list[tuple[str, str]]:
+    """(group, label) of each cell."""
+    return [(group, label) for group in _groups(job) for label in job.data.label.values]
+
+
 def _groups(job: Job) -> list[str]:
     return [*job.data.sensitive[weighed_attribute(job)], UNKNOWN]

@@ -11,7 +11,19 @@ from rich.text import Text
 from fedethos.records import FairnessReport, PrivacyReport
 from fedethos.result import GapName, MetricName, Result, in_declared_order
 from fedethos.runfolder import RunFolder
-from fedethos.wording import cautions, difference, duration, epsilon, guarantee, interval, marks, natural, size
+from fedethos.wording import (
+    cautions,
+    difference,
+    duration,
+    epsilon,
+    guarantee,
+    interval,
+    marks,
+    natural,
+    size,
+    strategy_words,
+    weight_words,
+)
 
 WIDTH = 100  # of piped output
 _METRICS: tuple[tuple[str, MetricName], ...] = (
@@ -30,14 +42,19 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
     """Print the final table of a finished run. RUN-903 if the run has no result yet."""
     console = console or _standard_output()
     result, privacy, fairness = run_folder.read_result(), run_folder.read_privacy(), run_folder.read_fairness()
+    job = run_folder.parse_job()
     headline = f"{result.name}: {result.status} after {result.rounds} rounds in {duration(result.seconds)}"
     console.print(Text(headline, style="bold"))
     for mark in marks(run_folder.read_manifest(), privacy):
         console.print(Text(f"! {mark}", style="bold yellow"))
     for sentence in fairness.verdict.sentences:
         console.print(Text(sentence))
+    if steering := strategy_words(job):
+        last = weight_words(run_folder.read_rounds()[-1])
+        console.print(Text(f"Fairness strategy {steering}."))
+        console.print(Text(f"Weights in the last round: {last}." if last else "No weights were moved: the run ended before."))
     console.print()
-    console.print(_metrics_table(result, fairness, run_folder.parse_job().data.sensitive))
+    console.print(_metrics_table(result, fairness, job.data.sensitive))
     console.print()
     console.print(_privacy_table(result, privacy))
     console.print()

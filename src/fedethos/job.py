@@ -14,13 +14,14 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedethos.aggregation import Aggregation
-from fedethos.caps import VirtualSite
 from fedethos.job_augment import check_augment
 from fedethos.job_clipping import check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.job_fairness import Fairness, Policy
 from fedethos.job_federation import Federation, Robustness
 from fedethos.job_privacy import Privacy
+from fedethos.job_simulation import Simulation
+from fedethos.job_strategy import check_strategy
 from fedethos.section import PositiveFloat, Section
 
 LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
@@ -90,30 +91,6 @@ class Training(Section):
         if self.iterate_average != "none" and self.local_steps == 1:
             raise PydanticCustomError("CFG-251", "training.iterate_average averages the steps of a round, but training.local_steps is 1.")
         return self
-
-
-class Partition(Section):
-    kind: Literal["iid", "dirichlet", "by-column", "by-group"] = Field(
-        "dirichlet", description="How the people are dealt to virtual sites."
-    )
-    by: str | None = Field(
-        None, description="dirichlet, by-group: a sensitive attribute or 'label'. by-column: a column that names the site."
-    )
-    alpha: PositiveFloat = Field(0.5, description="dirichlet: smaller is more unequal.")
-
-    @model_validator(mode="after")
-    def _by_where_needed(self) -> Partition:
-        if self.kind != "iid" and self.by is None:
-            raise PydanticCustomError("CFG-223", f"simulation.partition.kind {self.kind} needs simulation.partition.by.")
-        return self
-
-
-class Simulation(Section):
-    sites: int = Field(5, ge=1, le=10_000, description="Number of virtual sites.")
-    partition: Partition = Field(default_factory=lambda: Partition(kind="iid"))
-    seed: int = Field(7, ge=0, lt=2**63, description="Everything random in a simulation follows from it.")
-    engine: Literal["inprocess"] = Field("inprocess", description="All sites in this process, one shared base model.")
-    site: VirtualSite = Field(default_factory=VirtualSite)
 
 
 class Job(Section):
@@ -214,7 +191,7 @@ class Job(Section):
         fairness, sensitive = self.fairness, self.data.sensitive
         if fairness.attribute is not None and fairness.attribute not in sensitive:
             raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
-        if fairness.cell_weights is None and fairness.group_constraint is None:
+        if not self.weighs_cells and fairness.strategy == "none" and fairness.group_constraint is None:
             return self
         if self.fairness_attribute is None:
             raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
@@ -225,6 +202,11 @@ class Job(Section):
         if fairness.cell_weights is not None:
             groups = [*sensitive[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_has_what_it_steers_by(self) -> Job:
+        check_strategy(self.fairness, rounds=self.federation.rounds)
         return self
 
     @model_validator(mode="after")
@@ -250,6 +232,17 @@ class Job(Section):
     def fairness_attribute(self) -> str | None:
         """The attribute that weights and thresholds act on; None when the job declares none."""
         return self.fairness.attribute or next(iter(self.data.sensitive), None)
+
+    @property
+    def weighs_cells(self) -> bool:
+        """Whether sites multiply clipped gradients by the weight of their cell."""
+        return self.fairness.strategy == "controller" or self.fairness.cell_weights is not None
+
+    @property
+    def steering_rounds(self) -> range:
+        """After which rounds the strategy asks for counts of the training people; what the last round gives steers nothing."""
+        every = self.fairness.every
+        return range(0) if self.fairness.strategy == "none" else range(every, self.federation.rounds, every)
 
     @property
     def unit(self) -> Literal["person", "record"]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedethos.job_augment import TermLists
-from fedethos.section import Section
+from fedethos.section import PositiveFloat, Section
 
 
 class Fairness(Section):
@@ -15,6 +15,19 @@ class Fairness(Section):
         "pooled",
         description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
         "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
+    )
+    strategy: Literal["none", "controller", "fairfed"] = Field(
+        "none",
+        description="controller: the coordinator weighs groups in training, by counts of the training people, to close a gap. "
+        "fairfed: sites whose own gap is far from everybody's count less in the aggregation.",
+    )
+    constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
+        "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
+    )
+    every: int = Field(2, ge=1, description="The strategy asks for counts of the training people after every so many rounds.")
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="Step of the strategy's weights for a gap of 1. null: 3 for controller (on a log scale), 1 for fairfed (its beta).",
     )
     attribute: str | None = Field(
         None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."

@@ -41,7 +41,11 @@ class Refusal(Document):
 
 
 class Round(Document):
-    """One line of ``rounds.jsonl``; round 0 is before training. ``seconds`` and bytes are of this round alone."""
+    """One line of ``rounds.jsonl``; round 0 is before training. ``seconds`` and bytes are of this round alone.
+
+    ``weights``: group to label to the weight of its people's clipped gradients in this round, ``site_weights`` a site's weight in the
+    aggregation, where a strategy moves them; derived from released counts.
+    """
 
     round: Count
     seconds: Seconds
@@ -53,6 +57,8 @@ class Round(Document):
     bytes_up: Count
     bytes_down: Count
     aggregation_error: float | None
+    weights: dict[str, dict[str, float]] | None = None
+    site_weights: dict[str, float] | None = None
     refusals: list[Refusal]
 
 

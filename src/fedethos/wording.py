@@ -11,7 +11,7 @@ import re
 from fedethos.data.features import feature_names
 from fedethos.flip_record import FlipMeasures
 from fedethos.job import Job
-from fedethos.records import Manifest, PrivacyReport
+from fedethos.records import Manifest, PrivacyReport, Round
 from fedethos.result import Interval, PrivacySummary, Result
 
 FLIPS = {
@@ -107,6 +107,23 @@ def trained_part(job: Job) -> str:
         return f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}, and the head"
     hidden = "".join(f", hidden layer of {width}" for width in job.model.hidden or ())
     return f"the whole model, {len(feature_names(job.data.features))} inputs from {len(job.data.features)} columns{hidden}"
+
+
+def strategy_words(job: Job) -> str:
+    """The fairness strategy and what it steers by; empty without one."""
+    fairness = job.fairness
+    if fairness.strategy == "none":
+        return ""
+    aim = fairness.constraint.replace("_", " ")
+    return f"{fairness.strategy}: {aim} by {job.fairness_attribute}, counts of the training people after every {fairness.every} rounds"
+
+
+def weight_words(line: Round) -> str:
+    """A strategy's weights in a round: of cells, or of sites in the aggregation; empty when none were moved."""
+    if line.site_weights is not None:
+        return "; ".join(f"{site}: {weight:.2f}" for site, weight in sorted(line.site_weights.items(), key=lambda item: natural(item[0])))
+    weights = line.weights or {}
+    return "; ".join(f"{group} {label}: {weight:.2f}" for group, labels in weights.items() for label, weight in labels.items())
 
 
 def marks(manifest: Manifest, privacy: PrivacyReport) -> list[str]:

@@ -29,6 +29,7 @@ from fedethos.messages import (
     decode_reply,
     encode_request,
 )
+from fedethos.privacy.events import CountRelease
 from fedethos.privacy.plan import plan_training
 from fedethos.progress import Silent
 from fedethos.simulations.virtual_sites import open_federation
@@ -178,6 +179,32 @@ def test_training_people_are_counted_for_group_thresholds_and_nothing_else(open_
 def test_a_job_without_group_thresholds_answers_neither(node: Node) -> None:
     assert refused(node, EVALUATE, evaluation(node, split="train", attribute="sex", group_cuts=(32,))) == "SEC-651"
     assert refused(node, EVALUATE, evaluation(node, split="test", cuts=(32,), attribute="sex", rules=RULES)) == "SEC-651"
+
+
+def test_a_strategy_may_ask_for_training_scores_by_group_once_a_period_and_for_no_decisions(open_node) -> None:
+    node = open_node(fairness={"strategy": "controller", "every": 2}, federation={"rounds": 5, "min_sites": 2})
+    by_group = {"split": "train", "attribute": "sex", "group_cuts": (32,)}
+    assert refused(node, EVALUATE, evaluation(node, **{**by_group, "attribute": "race"})) == "SEC-651"
+    assert refused(node, EVALUATE, evaluation(node, split="test", cuts=(32,), attribute="sex", rules=RULES)) == "SEC-651"
+    for number, code in ((2, None), (4, None), (3, "PRIV-315")):
+        content = encode_request(EVALUATE, request(node, round=number, **by_group))
+        if code is None:
+            reply = decode_reply(EVALUATE, ask(node, EVALUATE, content))
+            assert isinstance(reply, EvaluateReply) and reply.basis is Basis.CHARGED
+        else:
+            assert refused(node, EVALUATE, content) == code
+
+
+def test_after_lost_counts_there_is_still_room_for_all_that_the_strategy_will_ask_for(open_node) -> None:
+    steered = {"strategy": "controller", "every": 2}
+    node = open_node(fairness=steered, federation={"rounds": 5, "min_sites": 2}, privacy={"secure_rng": True})
+    assert node.ledger is not None
+    before = node.ledger.reserve("group-scores/train", 2).event  # paid, and killed before the reply was stored
+    for number in (2, 4):
+        content = encode_request(EVALUATE, request(node, round=number, split="train", attribute="sex", group_cuts=(32,)))
+        reply = decode_reply(EVALUATE, ask(node, EVALUATE, content))
+        assert isinstance(reply, EvaluateReply) and reply.sigma is not None and isinstance(before, CountRelease)
+        assert reply.sigma > before.sigma
 
 
 def test_decisions_by_group_are_counted_for_every_attribute(open_node) -> None:

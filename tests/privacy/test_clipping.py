@@ -79,7 +79,7 @@ def test_removing_a_unit_moves_a_weighted_sum_by_at_most_c_times_its_weight(
     own = [weight for unit, weight in rows if unit == rows[0][0]]
     moved = np.linalg.norm(weighted(torch.ones_like(keep)) - weighted(keep))
     most = C * sum(own) / len(own)
-    assert 0.999 * most <= moved <= most * (1 + 1e-12)
+    assert 0.999 * most <= moved <= most * (1 + 1e-12) + 1e-15
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

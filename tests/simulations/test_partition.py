@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
-from fedethos.job import Partition
+from fedethos.job_simulation import Partition
 from fedethos.simulations.partition import check_site_labels, partition
 
 LABELS = ["no", "yes"]
@@ -161,3 +162,20 @@ def test_training_records_must_hold_every_label() -> None:
     with pytest.raises(FedethosError, match=r"site-1 hold no record of the label yes") as error:
         check_site_labels(table.take(np.flatnonzero(table.label == 0)), "site-1", LABELS)
     assert error.value.code == "DATA-136"
+
+
+def test_another_draw_of_the_same_seed_deals_anew_and_the_first_is_the_seed_itself() -> None:
+    table = records()
+    plan = Partition.model_validate({"kind": "dirichlet", "by": "sex", "alpha": 1.0})
+
+    def deal(draw: int) -> list[np.ndarray]:
+        return partition(table, plan, sites=4, seed=1, label_values=LABELS, categories=CATEGORIES, draw=draw)
+
+    first = cut(table, kind="dirichlet", by="sex", alpha=1.0)
+    assert all((one == other).all() for one, other in zip(first, deal(0), strict=True))
+    assert any(len(one) != len(other) for one, other in zip(first, deal(1), strict=True))
+
+
+def test_a_partition_by_column_is_not_redrawn() -> None:
+    with pytest.raises(ValidationError, match="not drawn at random"):
+        Partition.model_validate({"kind": "by-column", "by": "hospital", "redraw": True})

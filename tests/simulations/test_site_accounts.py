@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from fedethos.caps import Caps, VirtualSite
 from fedethos.cli import run
 from fedethos.cli_privacy import privacy_app
+from fedethos.client import text_classification
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.privacy.composition import as_dp_event
@@ -20,7 +21,6 @@ from fedethos.privacy.planner import allotments
 from fedethos.privacy.renyi import epsilon_of_trials
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
-from fedethos.simulations import virtual_sites
 from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.engine import resume, simulate
 
@@ -47,8 +47,8 @@ def no_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **keywords: object) -> None:
         raise TouchedError
 
-    monkeypatch.setattr(virtual_sites, "tokenize", refuse)
-    monkeypatch.setattr(virtual_sites.prefix, "build_cache", refuse)
+    monkeypatch.setattr(text_classification, "tokenize", refuse)
+    monkeypatch.setattr(text_classification.prefix, "build_cache", refuse)
 
 
 def test_over_the_cap_nothing_is_tokenised_cached_or_trained(write_job, tmp_path: Path, no_inputs: None) -> None:

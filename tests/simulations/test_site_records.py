@@ -7,6 +7,7 @@ import pytest
 
 from fedethos.client import text_classification
 from fedethos.documents import load_job
+from fedethos.errors import FedethosError
 from fedethos.progress import Silent
 from fedethos.simulations.virtual_sites import open_federation, site_records
 
@@ -42,3 +43,21 @@ def test_one_site_is_opened_without_the_others(write_job, tmp_path: Path, monkey
         assert set(federation.nodes) == {2}
         assert len(federation.nodes[2].examples["train"]) == len(own["train"])
     assert sorted(tokenized) == sorted(text for part in own.values() for text in part.text)
+
+
+def test_people_are_dealt_again_until_every_site_has_each_label(write_job, tmp_path: Path) -> None:
+    plan = {"kind": "dirichlet", "by": "label", "alpha": 0.1}
+    for seed in range(20):
+        job = load_job(write_job(simulation={"partition": plan, "seed": seed}))
+        try:
+            site_records(job, tmp_path)
+        except FedethosError as error:
+            assert error.code in ("DATA-135", "DATA-136")
+            break
+    else:
+        raise AssertionError("no seed leaves a site without a label")
+    redrawn = load_job(write_job(simulation={"partition": {**plan, "redraw": True}, "seed": seed}))
+    by_site = site_records(redrawn, tmp_path)
+    assert all(set(splits["train"].label) == {0, 1} for splits in by_site.values())
+    again = site_records(redrawn, tmp_path)
+    assert all((by_site[site]["train"].identity == again[site]["train"].identity).all() for site in by_site)

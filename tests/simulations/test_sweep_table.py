@@ -42,6 +42,7 @@ def make_result(
             "seconds": 1.0,
             "engine": "inprocess",
             "basis": basis,
+            "group_aware": False,
             "oracle": {
                 "metrics": exact,
                 "baseline": exact,
