@@ -19,6 +19,7 @@ _HERE = "fedethos.simulations.benchmarks"
 PARTS = {
     "main": ("main_job",),
     "privacy": ("privacy_step", "private_parts"),
+    "fairness": ("fairness",),
     "small-data": ("small_data",),
 }
 OUTPUT = Path("build/bench.json")
