@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from fedethos.client.evaluator import predict
 from fedethos.fairness.histograms import EDGES
@@ -20,6 +19,7 @@ from fedethos.job import Job
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.attacks import triggered
+from fedethos.simulations.evaluate import load_released
 from fedethos.simulations.virtual_sites import SiteRecords, open_federation
 
 
@@ -39,10 +39,7 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
             _unpaid(job), base=base, scratch=Path(scratch), ledger=Path(scratch) / "none", observer=observer, spoil=honest_targets
         ) as opened,
     ):
-        adapter = load_file(folder.adapter / "adapter_model.safetensors")
-        for names in (opened.model.frozen_names, opened.model.trainable_names):
-            if names:
-                opened.model.load({name: adapter[name] for name in names})
+        load_released(folder, opened.model, job.aggregation)
         judged = []
         for node_id, node in opened.nodes.items():
             if opened.sites[node_id].name not in attackers:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from fedethos.aggregation import EXPORTED_AS_ONE, Aggregation
 from fedethos.client.evaluator import Predictions, lay_out, predict
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
@@ -28,6 +29,7 @@ from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.summary import Summary
 from fedethos.job import Job
 from fedethos.messages import SplitName
+from fedethos.models.residual import beside_idle_adapter
 from fedethos.progress import Observer
 from fedethos.result import Interval
 from fedethos.runfolder import RunFolder
@@ -89,7 +91,7 @@ def open_released(folder: RunFolder, observer: Observer) -> Iterator[ReleasedMod
                 why="The released adapter belongs to another model.",
                 fix="Put the model of the run back.",
             )
-        _load(folder, task.model)
+        load_released(folder, task.model, job.aggregation)
         yield ReleasedModel(job, base, task, edge)
 
 
@@ -148,7 +150,8 @@ def shown(item: Estimate) -> Interval:
     return Interval(value=None if item.abstained else item.value, low=item.low, high=item.high, abstained=item.abstained)
 
 
-def _load(folder: RunFolder, model: NodeModel) -> None:
+def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> None:
+    """Load the exported adapter of a run with aggregation ``rule``. RUN-960 when it cannot be read."""
     files = [folder.adapter / name for name in _TENSOR_FILES if (folder.adapter / name).is_file()]
     if len(files) != 1:
         raise _no_adapter(folder)
@@ -156,6 +159,9 @@ def _load(folder: RunFolder, model: NodeModel) -> None:
         tensors = load_file(files[0])
     except (OSError, SafetensorError):
         raise _no_adapter(folder) from None
+    if rule in EXPORTED_AS_ONE:
+        model.load(beside_idle_adapter(tensors, model.read()))
+        return
     frozen = {name: tensor for name, tensor in tensors.items() if name in model.frozen_names}
     model.load({name: tensor for name, tensor in tensors.items() if name not in frozen})
     if model.frozen_names:
