@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic_core import PydanticCustomError
 
-if TYPE_CHECKING:
-    from fedethos.job import Fairness
+from fedethos.job_fairness import Fairness
 
 _KEYS_OF_STEERING = ("every", "learning_rate")
 
