@@ -2,62 +2,87 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from fedethos.client.examples import Examples
-from fedethos.client.model import NodeModel, log_odds_of
+from fedethos.client.model import NodeModel, log_odds_of, margin_of
 from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.histograms import OVERALL, histogram
 from fedethos.fairness.layout import Layout
-from fedethos.job_data import Data
+from fedethos.job import Job
 from fedethos.messages import Tables
 from fedethos.privacy.randomness import RandomSource
 
 _TOKENS_PER_BATCH = 8192
 
 
-def score(model: NodeModel, examples: Examples, favorable: int) -> npt.NDArray[np.float64]:
-    """Log-odds of the favorable label for each record, float64[n], in record order."""
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says about n records, in their order.
+
+    ``log_odds`` of the favorable label against the rest, float64[n]; ``margin``: against the likeliest other, the same for two labels and
+    above 0 where the favorable one is predicted; ``label``: the most likely one, int64[n].
+    """
+
+    log_odds: npt.NDArray[np.float64]
+    margin: npt.NDArray[np.float64]
+    label: npt.NDArray[np.int64]
+
+
+def predict(model: NodeModel, examples: Examples, favorable: int) -> Predictions:
+    """What the model says about each record."""
     lengths = examples.inputs.lengths
     order = np.argsort(lengths, kind="stable")
-    scores = np.empty(len(examples))
+    log_odds, margin, label = np.empty(len(examples)), np.empty(len(examples)), np.empty(len(examples), dtype=np.int64)
     start = 0
     with torch.inference_mode():
         while start < len(order):
             longest_first_fit = max(1, _TOKENS_PER_BATCH // int(lengths[order[min(start + 255, len(order) - 1)]]))
             batch = order[start : start + longest_first_fit]
-            scores[batch] = log_odds_of(model.logits(examples.inputs.batch(batch)), favorable)
+            logits = model.logits(examples.inputs.batch(batch))
+            log_odds[batch], margin[batch] = log_odds_of(logits, favorable), margin_of(logits, favorable)
+            label[batch] = logits.argmax(dim=1).cpu().numpy()
             start += len(batch)
-    return scores
+    return Predictions(log_odds, margin, label)
 
 
-def tabulate(scores: npt.NDArray[np.float64], examples: Examples, data: Data) -> Tables:
-    """Score histograms int64[groups, labels, bins], one per sensitive attribute (``overall`` when there is none).
+def score(model: NodeModel, examples: Examples, favorable: int) -> npt.NDArray[np.float64]:
+    """Log-odds of the favorable label for each record, float64[n], in record order."""
+    return predict(model, examples, favorable).log_odds
+
+
+def tabulate(scores: npt.NDArray[np.float64], examples: Examples, job: Job) -> Tables:
+    """Score histograms int64[groups, labels, bins], one per attribute of the job (``overall`` when there is none).
 
     Counterfactual copies are never counted: counts are charged for a bounded number of records of each unit.
     """
-    labels = len(data.label.values)
+    labels = len(job.data.label.values)
     counted = examples.counted
     scores, label = scores[counted], examples.label[counted]
-    if not data.sensitive:
+    if not job.attributes:
         return {OVERALL: histogram(scores, label, np.zeros(len(label), dtype=np.int64), groups=1, labels=labels)}
     return {
         attribute: histogram(scores, label, examples.groups[attribute][counted], groups=len(categories) + 1, labels=labels)
-        for attribute, categories in data.sensitive.items()
+        for attribute, categories in job.attributes.items()
     }
 
 
-def lay_out(scores: npt.NDArray[np.float64], examples: Examples, data: Data, layout: Layout, coins: RandomSource) -> Tables:
-    """The exact tables that ``layout`` asks for; full histograms if it asks for nothing. ``coins``: for randomised decisions."""
-    full = tabulate(scores, examples, data)
+def lay_out(predictions: Predictions, examples: Examples, job: Job, layout: Layout, coins: RandomSource | None = None) -> Tables:
+    """The exact tables that ``layout`` asks for; full histograms if it asks for nothing. ``coins``: for rules by group."""
+    full = tabulate(predictions.log_odds, examples, job)
     if not layout.wanted:
         return full
-    if layout.rules is None:
+    count = layout.predictions(len(job.data.label.values))
+    if job.data.label.multiclass:
+        return layout.tables(full, tabulate_decisions(predictions.label, count, examples, job))
+    if layout.rules is None or coins is None:
         return layout.tables(full)
-    favored = decide(scores, examples, layout.rules, coins)
-    return layout.tables(full, tabulate_decisions(favored, examples, data))
+    favored = decide(predictions.log_odds, examples, layout.rules, coins)
+    return layout.tables(full, tabulate_decisions(favored.astype(np.int64), count, examples, job))
 
 
 def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRules, coins: RandomSource) -> npt.NDArray[np.bool_]:
@@ -65,15 +90,17 @@ def decide(scores: npt.NDArray[np.float64], examples: Examples, rules: GroupRule
     return coins.uniform(len(scores)) < rules.chance(scores, examples.groups[rules.attribute])
 
 
-def tabulate_decisions(favored: npt.NDArray[np.bool_], examples: Examples, data: Data) -> Tables:
-    """Counts int64[groups, labels, 2] by decision, one table per sensitive attribute; no copies, as in ``tabulate``."""
-    labels, counted = len(data.label.values), examples.counted
-    label, favored = examples.label[counted], favored[counted]
-    return {
-        attribute: np.bincount(
-            (examples.groups[attribute][counted] * labels + label) * 2 + favored, minlength=(len(categories) + 1) * labels * 2
-        )
-        .reshape(len(categories) + 1, labels, 2)
-        .astype(np.int64)
-        for attribute, categories in data.sensitive.items()
-    }
+def tabulate_decisions(decision: npt.NDArray[np.int64], decisions: int, examples: Examples, job: Job) -> Tables:
+    """Counts int64[groups, labels, decisions] by decision int64[n], one table per attribute (``overall`` when there is none).
+
+    No copies, as in ``tabulate``.
+    """
+    labels, counted = len(job.data.label.values), examples.counted
+    label, decision = examples.label[counted], decision[counted]
+
+    def table(group: npt.NDArray[np.int64], groups: int) -> npt.NDArray[np.int64]:
+        cell = (group * labels + label) * decisions + decision
+        return np.bincount(cell, minlength=groups * labels * decisions).reshape(groups, labels, decisions).astype(np.int64)
+
+    tables = {attribute: table(examples.groups[attribute][counted], len(names) + 1) for attribute, names in job.attributes.items()}
+    return tables or {OVERALL: table(np.zeros(len(label), dtype=np.int64), 1)}

@@ -5,9 +5,9 @@ Inputs are tokens, the cached hidden states of frozen layers when only upper lay
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fedethos.data.records import Records
 from fedethos.data.tokens import TokenTable
+from fedethos.intersections import intersection_name
+from fedethos.job import Job
 from fedethos.models.prefix import HiddenCache
 
 Indices = npt.NDArray[np.int64]
@@ -74,7 +76,7 @@ class FeatureInputs:
 
 @dataclass(frozen=True)
 class Examples:
-    """``label`` int64[n], ``groups`` attribute -> int64[n], ``unit`` int64[n] dense in [0, units).
+    """``label`` int64[n], ``groups`` int64[n] for each of ``Job.attributes``, ``unit`` int64[n] dense in [0, units).
 
     ``weight`` float64[n] multiplies gradients after clipping; None: all are 1. ``original`` int64[n] is the record that each is a
     counterfactual copy of, its own index where it is none; None: there are no copies. ``rate`` float64[n] is the chance with which a
@@ -90,10 +92,17 @@ class Examples:
     rate: npt.NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, records: Records, unit: Literal["person", "record"], inputs: Inputs) -> Examples:
+    def of(cls, records: Records, job: Job, inputs: Inputs) -> Examples:
         """A copy belongs to the unit of its original, so that the two are sampled together and clipped as one."""
         rows = np.arange(len(records)) if records.original is None else records.original
-        return cls(inputs, records.label, records.groups, records.unit if unit == "person" else rows, original=records.original)
+        crossed = {
+            intersection_name(parts): crossed_groups(
+                [records.groups[part] for part in parts], [len(job.data.sensitive[part]) for part in parts]
+            )
+            for parts in job.fairness.intersections
+        }
+        units = records.unit if job.unit == "person" else rows
+        return cls(inputs, records.label, {**records.groups, **crossed}, units, original=records.original)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -126,6 +135,13 @@ class Examples:
         chosen = np.zeros(self.units, dtype=np.bool_)
         chosen[units] = True
         return np.flatnonzero(chosen[self.unit])
+
+
+def crossed_groups(parts: Sequence[Indices], sizes: Sequence[int]) -> Indices:
+    """Groups int64[n] of an intersection (``fedethos/intersections.py``) from those of its parts, int64[n]; ``size`` is unknown."""
+    known = np.logical_and.reduce([part < size for part, size in zip(parts, sizes, strict=True)])
+    combined = np.ravel_multi_index([np.where(known, part, 0) for part in parts], tuple(sizes))
+    return np.where(known, combined, np.prod(sizes)).astype(np.int64)
 
 
 def micro_batches(rows: Indices, unit: Indices, lengths: Indices, tokens: int) -> Iterator[Indices]:

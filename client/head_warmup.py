@@ -7,28 +7,11 @@ head's few coordinates instead of all of the adapter's. The adapter stays as it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-from fedethos.client.model import NodeModel
 from fedethos.job import Training
 
 
-@contextmanager
-def trained_in(round: int, model: NodeModel, training: Training) -> Iterator[NodeModel]:
-    """What trains in ``round`` (1 is the first): ``model`` itself, or in a warm-up round a view of it that has only its head to train.
-
-    Inside, the adapter's tensors take no gradient, so that a clipping engine has exactly the head to cover.
-    """
-    if round > training.head_warmup_rounds:
-        yield model
-        return
-    head = model.head_names()
-    others = [parameter for name, parameter in model.parameters.items() if name not in head]
-    for parameter in others:
-        parameter.requires_grad_(False)
-    try:
-        yield model.training_only(head)
-    finally:
-        for parameter in others:
-            parameter.requires_grad_(True)
+def head_first(names: Iterable[str], round: int, training: Training) -> list[str]:
+    """What trains in ``round`` (1 is the first) of ``names``, which the aggregation rule trains: in a warm-up round the head alone."""
+    return [name for name in names if round > training.head_warmup_rounds or "lora_" not in name]

@@ -5,16 +5,19 @@ All virtual sites of a simulation share one ``NodeModel``; only the adapter's nu
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from fedethos.aggregation import is_residual
 from fedethos.messages import Arrays
 from fedethos.models.adapter import named_adapter_parameters
 from fedethos.models.base import weights_hash
+from fedethos.models.residual import FoldedResidual, residual_of
 from fedethos.models.tensors import read_arrays, write_arrays
 
 
@@ -27,6 +30,13 @@ class NodeModel:
         What computes logits: ``model`` itself, or its tail above the frozen prefix (same parameters).
     base_sha256 : str
         Content hash of the base model's folder, or of a tabular model's architecture.
+
+    Attributes
+    ----------
+    exchanged_names, frozen_names : list of str
+        Tensors that travel in each request, and those that travel once.
+    parameters : dict of str to nn.Parameter
+        What trains now (``training``): the exchanged tensors, or some of them.
     """
 
     def __init__(self, model: PeftModel | nn.Module, forward: nn.Module, base_sha256: str) -> None:
@@ -35,17 +45,58 @@ class NodeModel:
         self.forward = forward
         self.device = next(model.parameters()).device
         self._named = named_adapter_parameters(model) if isinstance(model, PeftModel) else dict(sorted(model.named_parameters()))
-        self.trainable_names = [name for name, parameter in self._named.items() if parameter.requires_grad]
+        self.exchanged_names = [name for name, parameter in self._named.items() if parameter.requires_grad]
         self.frozen_names = [name for name, parameter in self._named.items() if not parameter.requires_grad]
-        self.parameters = {name: self._named[name] for name in self.trainable_names}
+        self.parameters = {name: self._named[name] for name in self.exchanged_names}
+        self._rank: int | None = None
+        self._residual = FoldedResidual(model)
+
+    @contextmanager
+    def training(self, names: Collection[str], *, rank: int | None = None) -> Iterator[None]:
+        """Inside, exactly these of the exchanged tensors train, so that a clipping engine has them and no others to cover.
+
+        ``rank``: only the first rows of A and columns of B train (None: all). Beyond them everything becomes zero, and stays so.
+        """
+        whole = self.parameters
+        for name, parameter in whole.items():
+            parameter.requires_grad_(name in names)
+        self.parameters, self._rank = {name: whole[name] for name in sorted(names)}, rank
+        try:
+            with torch.no_grad():
+                for name, parameter in whole.items() if rank is not None else ():
+                    parameter.copy_(self.masked(name, parameter))
+            yield
+        finally:
+            for parameter in whole.values():
+                parameter.requires_grad_(True)
+            self.parameters, self._rank = whole, None
+
+    def masked(self, name: str, tensor: Tensor) -> Tensor:
+        """``tensor`` (a parameter or its gradient) with zero in what lies beyond this site's rank."""
+        if self._rank is None or "lora_" not in name:
+            return tensor
+        kept = torch.zeros_like(tensor)
+        inside = (slice(self._rank), slice(None)) if ".lora_A." in name else (slice(None), slice(self._rank))
+        kept[inside] = tensor[inside]
+        return kept
 
     def load(self, arrays: Arrays) -> None:
-        """Write tensors; the names must be exactly the trainable or exactly the frozen ones."""
-        write_arrays(self._named, arrays)
+        """Write tensors: exactly those that travel in each request (and the residual, if any), or exactly the frozen ones."""
+        self._residual.fold(residual_of(arrays))
+        write_arrays(self._named, {name: array for name, array in arrays.items() if not is_residual(name)})
 
-    def read(self) -> Arrays:
-        """The trainable tensors, float32."""
-        return read_arrays(self._named, self.trainable_names)
+    def read(self, names: Collection[str] | None = None) -> Arrays:
+        """Tensors by name, float32; None: those that travel in each request. Without the residual."""
+        return read_arrays(self._named, self.exchanged_names if names is None else names)
+
+    @property
+    def residual(self) -> Arrays:
+        """The residual that was loaded; empty for most aggregation rules."""
+        return self._residual.arrays
+
+    def restore_base(self) -> None:
+        """Put the base model's own weights back where a residual is folded in."""
+        self._residual.unfold()
 
     def read_frozen(self) -> Arrays:
         """The tensors that travel once and do not train, float32."""
@@ -61,20 +112,22 @@ class NodeModel:
         logits: Tensor = output.logits if hasattr(output, "logits") else output
         return logits.float()
 
-    def training_only(self, names: set[str]) -> NodeModel:
-        """A view of this model, with the same tensors, whose ``parameters`` are only ``names``."""
-        view = copy.copy(self)
-        view.parameters = {name: parameter for name, parameter in self.parameters.items() if name in names}
-        return view
-
     def head_names(self) -> set[str]:
         """Names of the tensors outside LoRA: the classification head, which may have its own learning rate; or a whole model."""
-        return {name for name in self.trainable_names if "lora_" not in name}
+        return {name for name in self.exchanged_names if "lora_" not in name}
 
 
 def training_device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def margin_of(logits: Tensor, favorable: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Log-odds of the favorable label against the likeliest other, float64[b]: above 0 where it is predicted."""
+    wide = logits.double()
+    others = torch.cat([wide[:, :favorable], wide[:, favorable + 1 :]], dim=1)
+    result: np.ndarray[tuple[int], np.dtype[np.float64]] = (wide[:, favorable] - others.amax(dim=1)).cpu().numpy()
+    return result
 
 
 def log_odds_of(logits: Tensor, favorable: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import fedethos
+from fedethos.aggregation import WITH_RESIDUAL, is_residual, trained_in
 from fedethos.client.cell_weights import Floats, accepted_weights, weighed
-from fedethos.client.evaluator import lay_out, score
+from fedethos.client.evaluator import lay_out, predict
 from fedethos.client.examples import Examples
 from fedethos.client.group_sampling import balanced
-from fedethos.client.head_warmup import trained_in
+from fedethos.client.head_warmup import head_first
 from fedethos.client.model import NodeModel
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
@@ -22,7 +23,7 @@ from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.layout import Layout
 from fedethos.fairness.losses import example_loss
 from fedethos.job import Job
-from fedethos.messages import Basis, EvaluateReply, Request, SetupReply, SplitName, Tables, TrainReply
+from fedethos.messages import Arrays, Basis, EvaluateReply, Request, SetupReply, SplitName, Tables, TrainReply
 from fedethos.privacy.clipping import Clipping
 from fedethos.privacy.counts import purpose_of, release_counts
 from fedethos.privacy.engine import ClippingEngine, PlainEngine
@@ -39,7 +40,10 @@ SourceOf = Callable[..., RandomSource]  # (round, step) for training, (purpose, 
 
 @dataclass
 class Node:
-    """``ledger`` is the job's committed plan in the site's ledger, None under ``privacy.mode: none``."""
+    """``ledger`` is the job's committed plan in the site's ledger, None under ``privacy.mode: none``.
+
+    ``rank``: this site's own under flexlora, None: ``lora.r``.
+    """
 
     job: Job
     model: NodeModel
@@ -47,6 +51,7 @@ class Node:
     declared_size: int
     ledger: CommittedPlan | None
     source_of: SourceOf
+    rank: int | None = None
 
     def setup(self, request: Request) -> SetupReply:
         """Take the frozen adapter tensors (lora_A under ffa) and say which base model is here."""
@@ -63,8 +68,7 @@ class Node:
         weights = accepted_weights(request.cell_weights, self.job)
         if self.ledger is None:
             self._load(request)
-            self._train(request.round, PlainEngine(), weights, noise_multiplier=0.0)
-            return unprotected_update(self.model.read(), self.job)
+            return unprotected_update(self._train(request.round, PlainEngine(), weights, noise_multiplier=0.0), self.job)
         if (stored := self.ledger.stored_reply(TRAIN, request.round)) is not None:
             return stored_update(stored)
         self._load(request)
@@ -99,10 +103,10 @@ class Node:
         if not isinstance(receipt.event, TrainingSteps):
             raise FedethosError("PRIV-336", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
         noise_multiplier = receipt.event.noise_multiplier
-        self._train(round, clipping_engine(self.job, privacy.max_grad_norm), weights, noise_multiplier=noise_multiplier)
+        update = self._train(round, clipping_engine(self.job, privacy.max_grad_norm), weights, noise_multiplier=noise_multiplier)
         rate = sampling_rate_of(self.job, self.declared_size)
         performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=training.local_steps)
-        return paid_update(receipt.release(self.model.read(), event=performed), ledger)
+        return paid_update(receipt.release(update, event=performed), ledger)
 
     def _release_counts(self, request: Request, split: SplitName, layout: Layout, ledger: CommittedPlan) -> EvaluateReply:
         """Pay, count, add the noise that was paid for, record, and only then hand the counts over."""
@@ -126,19 +130,23 @@ class Node:
     def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)
         examples = self.examples[split]
-        scores = score(self.model, examples, self.job.data.label.favorable_index)
-        return lay_out(scores, examples, self.job.data, layout, self.source_of(f"decisions/{split}", request.round))
+        predictions = predict(self.model, examples, self.job.data.label.favorable_index)
+        return lay_out(predictions, examples, self.job, layout, self.source_of(f"decisions/{split}", request.round))
 
-    def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> None:
+    def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> Arrays:
+        """Train; what the aggregation rule trains in this round (a head warm-up leaves the adapter in it as it came)."""
         largest = 1.0 if weights is None else float(weights.max())
         plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier, largest_weight=largest)
         examples = balanced(weighed(self.examples["train"], weights, self.job), self.job, self.declared_size)
         loss = example_loss(self.job.fairness)
-        with trained_in(round, self.model, self.job.training) as model:
-            train_round(model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+        names = trained_in(self.job.aggregation, round, self.model.exchanged_names)
+        with self.model.training(head_first(names, round, self.job.training), rank=self.rank):
+            train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+        return self.model.read(names)
 
     def _load(self, request: Request) -> None:
-        if set(request.arrays) != set(self.model.trainable_names):
+        allowed = self.job.aggregation in WITH_RESIDUAL
+        if {name for name in request.arrays if not (allowed and is_residual(name))} != set(self.model.exchanged_names):
             raise _not_negotiated()
         self.model.load(request.arrays)
 
@@ -164,7 +172,7 @@ class Node:
 
     def _fit(self, rules: GroupRules, attribute: str) -> bool:
         coin = self.job.policy is not None and self.job.policy.allow_randomized_decisions
-        return len(rules.rules) == len(self.job.data.sensitive[attribute]) + 1 and (coin or not rules.randomized)
+        return len(rules.rules) == len(self.job.attributes[attribute]) + 1 and (coin or not rules.randomized)
 
     def _check(self, request: Request, *, rounds: range) -> None:
         if request.job_sha256 != self.job.sha256:

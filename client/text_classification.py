@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from fedethos.models import prefix
 from fedethos.models.adapter import attach_lora, save_adapter
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
+from fedethos.models.core import put_core_between
 from fedethos.privacy.self_check import synthetic_classification
 
 
@@ -29,7 +29,10 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
         resolve(job.model.path, base=base), num_labels=len(job.data.label.values), sha256=job.model.sha256, seed=job.simulation.seed
     )
     _check_length(job, loaded.model.config.max_position_embeddings)
-    adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa").to(training_device())
+    adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa")
+    if job.aggregation == "fedsb":
+        put_core_between(adapted, seed=job.simulation.seed)
+    adapted.to(training_device())
     cached = _caches_prefix(job, adapted)
 
     def inputs(records: Records) -> Inputs:
@@ -39,11 +42,12 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
         cache = prefix.build_cache(adapted, table, folder=scratch, dtype=np.dtype(job.training.cache_dtype))
         return HiddenInputs(resources.enter_context(cache))
 
+    model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
     return Task(
-        model=NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256),
+        model=model,
         inputs=inputs,
         synthetic_loss=synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values)),
-        save=partial(save_adapter, model=adapted),
+        save=lambda folder: save_adapter(folder, adapted, model.residual),
     )
 
 

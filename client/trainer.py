@@ -72,6 +72,7 @@ def train_round(
 ) -> None:
     """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says."""
     optimizer = _optimizer(model, training)
+    start = {name: parameter.detach().clone() for name, parameter in model.parameters.items()} if training.proximal_mu else {}
     average = IterateAverage(model.parameters, training.iterate_average, training.local_steps)
     model.forward.train()  # only the adapter's own dropout differs between the modes
     chances = examples.chances(plan.sampling_rate)
@@ -85,7 +86,9 @@ def train_round(
                 for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
                     losses = _losses(model, examples, batch, loss)
                     engine.backward(losses, _to_device(examples.unit[batch], model), _weights(model, examples, batch))
-            _step(model, optimizer, _noisy(engine.clipped_sum(), plan.noise_std, source), plan.expected_batch_size)
+            sums = _noisy(engine.clipped_sum(), plan.noise_std, source)
+            sums = _with_proximal(sums, model, start, training.proximal_mu * plan.expected_batch_size)
+            _step(model, optimizer, sums, plan.expected_batch_size)
             if plan.adaptive is not None:
                 plan = _adapt(engine, plan, plan.adaptive, source)
             average.add()
@@ -125,9 +128,19 @@ def _adapt(engine: ClippingEngine, plan: StepPlan, adaptive: AdaptiveClipping, s
     return replace(plan, noise_std=plan.noise_std * engine.max_grad_norm / before)
 
 
+def _with_proximal(sums: Gradients, model: NodeModel, start: Gradients, strength: float) -> Gradients:
+    """Add strength · (w - w_global), FedProx's gradient (Li et al. 2020, equation 2); ``strength`` is mu times the batch size.
+
+    Both are known already from noisy steps and the request, so it comes after clipping and noise and costs no privacy.
+    """
+    if not start:
+        return sums
+    return {name: total + strength * (model.parameters[name].detach() - start[name]) for name, total in sums.items()}
+
+
 def _step(model: NodeModel, optimizer: torch.optim.Optimizer, sums: Gradients, expected_batch_size: float) -> None:
     for name, parameter in model.parameters.items():
-        parameter.grad = (sums[name] / expected_batch_size).to(parameter.dtype)
+        parameter.grad = (model.masked(name, sums[name]) / expected_batch_size).to(parameter.dtype)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters.values()):

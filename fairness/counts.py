@@ -1,7 +1,7 @@
 """Confusion counts per group, and the proportions made from them. Noise of the counts, when they have any, travels along.
 
-The positive class is the job's favorable label. Next on the path: ``metrics.py`` (point values),
-``intervals.py`` (their uncertainty).
+The positive class is the job's favorable label, whatever the number of labels; ``classes.py`` has the rates of each label. Next on the
+path: ``metrics.py`` (point values), ``intervals.py`` (their uncertainty).
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import FloatArray, Index, IntArray
 
 
@@ -82,16 +84,23 @@ class Rates:
 
 @dataclass(frozen=True)
 class GroupCounts:
-    """True and false positives and negatives per group; a positive is the favorable label."""
+    """True and false positives and negatives per group: the favorable label against the rest.
+
+    ``mislabeled``: people without the favorable label who get neither it nor their own; nobody where there are two labels.
+    """
 
     true_positives: Count
     false_positives: Count
     false_negatives: Count
     true_negatives: Count
+    mislabeled: Count
 
     @classmethod
     def of(cls, table: IntArray, *, favorable: int, noise_variance: float | FloatArray = 0.0) -> GroupCounts:
-        """From counts per (group, label, prediction), int64[..., G, 2, 2] (``histograms.confusion``).
+        """From counts per (group, label, prediction), int64[..., G, L, P].
+
+        P = 2: decisions, 1 is "favorable" (``histograms.confusion``), and every other one is right for the other labels.
+        P = L > 2: the predicted label.
 
         Parameters
         ----------
@@ -99,17 +108,30 @@ class GroupCounts:
             Index of the favorable label.
         noise_variance : float or float[2]
             Variance of the noise in one cell of ``table`` (the sum over the sites' variances), or by prediction; 0 for exact counts.
-        """
-        values, variances = table.astype(np.float64), np.broadcast_to(np.asarray(noise_variance, dtype=np.float64), table.shape)
 
-        def count(label: int, prediction: int) -> Count:
-            return Count(values[..., label, prediction], variances[..., label, prediction])
+        Raises
+        ------
+        FedethosError
+            AGG-781 for another number of predictions.
+        """
+        labels, predictions = table.shape[-2:]
+        if predictions not in (2, labels):
+            raise FedethosError("AGG-781", "A table of predictions has neither two of them nor one for each label.")
+        values, variances = table.astype(np.float64), np.broadcast_to(np.asarray(noise_variance, dtype=np.float64), table.shape)
+        positive = (np.arange(labels) == favorable)[:, None]
+        selected = np.arange(predictions) == (1 if predictions == 2 else favorable)
+        right = ~selected if predictions == 2 else np.eye(labels, dtype=np.bool_)
+
+        def count(cells: npt.NDArray[np.bool_]) -> Count:
+            where = np.broadcast_to(cells, (labels, predictions))
+            return Count(values[..., where].sum(axis=-1), variances[..., where].sum(axis=-1))
 
         return cls(
-            true_positives=count(favorable, 1),
-            false_positives=count(1 - favorable, 1),
-            false_negatives=count(favorable, 0),
-            true_negatives=count(1 - favorable, 0),
+            true_positives=count(positive & selected),
+            false_positives=count(~positive & selected),
+            false_negatives=count(positive & ~selected),
+            true_negatives=count(~positive & ~selected & right),
+            mislabeled=count(~positive & ~selected & ~right),
         )
 
     def take(self, groups: Sequence[int]) -> GroupCounts:
@@ -127,7 +149,12 @@ class GroupCounts:
 
     @property
     def negatives(self) -> Count:
-        return self.false_positives + self.true_negatives
+        return self.false_positives + self.rejected
+
+    @property
+    def rejected(self) -> Count:
+        """Without the favorable label, and not predicted to have it."""
+        return self.true_negatives + self.mislabeled
 
     @property
     def people(self) -> Count:
@@ -135,7 +162,7 @@ class GroupCounts:
 
     @property
     def selection_rate(self) -> Rates:
-        return Rates(self.true_positives + self.false_positives, self.false_negatives + self.true_negatives)
+        return Rates(self.true_positives + self.false_positives, self.false_negatives + self.rejected)
 
     @property
     def tpr(self) -> Rates:
@@ -143,11 +170,12 @@ class GroupCounts:
 
     @property
     def fpr(self) -> Rates:
-        return Rates(self.false_positives, self.true_negatives)
+        return Rates(self.false_positives, self.rejected)
 
     @property
     def accuracy(self) -> Rates:
-        return Rates(self.true_positives + self.true_negatives, self.false_positives + self.false_negatives)
+        """People who get their own label."""
+        return Rates(self.true_positives + self.true_negatives, self.false_positives + self.false_negatives + self.mislabeled)
 
     @property
     def jaccard(self) -> Rates:
@@ -155,5 +183,5 @@ class GroupCounts:
         return Rates(self.true_positives, self.false_positives + self.false_negatives)
 
     @property
-    def _counts(self) -> tuple[Count, Count, Count, Count]:
-        return self.true_positives, self.false_positives, self.false_negatives, self.true_negatives
+    def _counts(self) -> tuple[Count, Count, Count, Count, Count]:
+        return self.true_positives, self.false_positives, self.false_negatives, self.true_negatives, self.mislabeled

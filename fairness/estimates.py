@@ -40,7 +40,7 @@ def overall_estimates(everyone: GroupCounts) -> dict[str, Estimate]:
     }
 
 
-def auc_estimate(positives: FloatArray, negatives: FloatArray, *, noise_variance: float, exact: float | None) -> Estimate:
+def auc_estimate(positives: FloatArray, negatives: FloatArray, *, noise_variance: float | FloatArray, exact: float | None) -> Estimate:
     """roc_auc from counts per bin [B]; arguments as for ``roc_auc_rate``."""
     rate = roc_auc_rate(positives, negatives, noise_variance=noise_variance, exact=exact)
     return estimate(rate.value.item(), wilson(rate, z=critical()))

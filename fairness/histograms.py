@@ -17,7 +17,7 @@ from fedethos.errors import FedethosError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Index = npt.NDArray[np.bool_] | tuple[EllipsisType | slice | npt.NDArray[np.int64] | None, ...]
+Index = npt.NDArray[np.bool_] | tuple[EllipsisType | slice | npt.NDArray[np.int64] | int | None, ...]
 Tables = Mapping[str, IntArray]
 
 BINS = 64

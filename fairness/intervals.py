@@ -148,6 +148,23 @@ def minimum_band(rates: Rates) -> Interval:
     return Interval(low.min(axis=-1), high.min(axis=-1))
 
 
+def mean_band(rates: Rates) -> Interval:
+    """Mean of independent rates, [..., G] to [...]: their errors add in squares (MOVER, Zou & Donner 2008).
+
+    Errors of rates that are almost 0 or almost 1 point the same way and add up, as in ``contrast``.
+    """
+    low, high = _limits(rates, critical())
+    extreme = _almost_none(rates) | _almost_all(rates)
+
+    def joined(errors: FloatArray) -> FloatArray:
+        together = np.where(extreme, errors, 0.0).sum(axis=-1)
+        alone = (np.where(extreme, 0.0, errors) ** 2).sum(axis=-1)
+        return np.asarray(np.sqrt(together**2 + alone) / rates.raw.shape[-1], dtype=np.float64)
+
+    mean = rates.raw.mean(axis=-1)
+    return _shown(Interval(mean - joined(rates.raw - low), mean + joined(high - rates.raw)))
+
+
 def _wilson(rates: Rates, z: float) -> Interval:
     value, shrink = rates.raw, z**2 / rates.trials
     of_successes, of_failures = (z**2 * count.variance / rates.trials**2 for count in (rates.successes, rates.failures))

@@ -1,8 +1,8 @@
 """Which tables a site releases when they are noisy: fewer cells than its full histograms, because each cell brings noise.
 
 ``scores``: one table label × score bin of everybody, for the AUC and for the threshold. ``groups``: per sensitive attribute one
-table group × label × prediction at a threshold that is already known. Against full histograms per group, a group's rates
-carry the noise of 2 cells instead of 64, and the AUC that of 32 instead of 64 per group.
+table group × label × prediction at a threshold that is already known (of more than two labels the most likely one is predicted).
+Against full histograms per group, a group's rates carry the noise of 2 cells instead of 64, and the AUC that of 32 instead of 64 per group.
 
 The threshold needs fine bins, which cost it little: only counts between it and the truth are summed. The AUC needs few bins
 that all hold people: 16 of equal width are too coarse for calibrated scores (-.07), 64 too noisy, so the cuts follow the scores of
@@ -23,6 +23,7 @@ import numpy as np
 from fedethos.errors import FedethosError
 from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.histograms import BINS, OVERALL, IntArray, Tables, confusion
+from fedethos.fairness.threshold import FIXED_EDGE
 
 Part = Literal["scores", "groups", "group-scores"]
 
@@ -48,7 +49,7 @@ class Layout:
     cuts : tuple of int, optional
         Inner edges of the score table, rising; None: no score table.
     edge : int, optional
-        Threshold of the group tables; None: no group tables.
+        Threshold of the group tables; None: no group tables. With more than two labels only ``FIXED_EDGE``, the most likely label.
     rules : GroupRules, optional
         In place of ``edge``: decisions by group.
     attribute, group_cuts : optional
@@ -91,21 +92,35 @@ class Layout:
         """The tables to release, by part, from a site's or everybody's full histograms.
 
         ``decided``: counts int64[G, L, 2] by decision, per attribute, where there are ``rules`` (AGG-763 without them): a histogram
-        does not tell what other attributes the people of a group have.
+        does not tell what other attributes the people of a group have. Or counts int64[G, L, L] by predicted label where there are more
+        than two labels (AGG-780 without them): a histogram is of the favorable one alone.
         """
         parts: dict[Part, dict[str, IntArray]] = {}
         if self.cuts is not None:
             everybody = next(iter(tables.values())).sum(axis=0)
             parts["scores"] = {SCORES: _cut(everybody, self.cuts)}
-        if self.edge is not None:
-            parts["groups"] = {name: confusion(table, self.edge) for name, table in tables.items()}
-        if self.rules is not None:
-            if decided is None:
-                raise FedethosError("AGG-763", "Decision rules were given, and no decisions to count.")
-            parts["groups"] = dict(decided)
+        if self.edge is not None or self.rules is not None:
+            parts["groups"] = self._groups(tables, decided)
         if self.group_cuts is not None and self.attribute is not None:
             parts["group-scores"] = {GROUP_SCORES: _cut(tables[self.attribute], self.group_cuts)}
         return parts
+
+    def _groups(self, tables: Tables, decided: Tables | None) -> dict[str, IntArray]:
+        if decided is not None:
+            return dict(decided)
+        if self.edge is None:
+            raise FedethosError("AGG-763", "Decision rules were given, and no decisions to count.")
+        labels = next(iter(tables.values())).shape[-2]
+        self.predictions(labels)
+        if labels > 2:
+            raise FedethosError("AGG-780", "A score histogram does not tell which of several labels was predicted.")
+        return {name: confusion(table, self.edge) for name, table in tables.items()}
+
+    def predictions(self, labels: int) -> int:
+        """Columns of the group tables. AGG-780 for a threshold, or rules by group, among more than two labels."""
+        if labels > 2 and (self.rules is not None or self.group_cuts is not None or self.edge not in (None, FIXED_EDGE)):
+            raise FedethosError("AGG-780", "A threshold among more than two labels was asked for.", fix="Set fairness.thresholds: fixed.")
+        return 2 if labels == 2 else labels
 
     def tables(self, tables: Tables, decided: Tables | None = None) -> dict[str, IntArray]:
         """All parts as one mapping."""
@@ -114,11 +129,12 @@ class Layout:
     def shapes(self, categories: Mapping[str, Sequence[str]], labels: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the tables by name; the group ``unknown`` stands last, as in the full histograms."""
         shapes: dict[str, tuple[int, ...]] = {}
+        predictions = self.predictions(labels)
         if self.cuts is not None:
             shapes[SCORES] = (labels, len(self.cuts) + 1)
         if "groups" in self.wanted:
             groups = {name: len(names) + 1 for name, names in categories.items()} or {OVERALL: 1}
-            shapes |= {name: (size, labels, 2) for name, size in groups.items()}
+            shapes |= {name: (size, labels, predictions) for name, size in groups.items()}
         if self.group_cuts is not None and self.attribute is not None:
             shapes[GROUP_SCORES] = (len(categories[self.attribute]) + 1, labels, len(self.group_cuts) + 1)
         return shapes

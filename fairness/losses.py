@@ -14,7 +14,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedethos.job import Fairness
+from fedethos.job_fairness import Fairness
 from fedethos.losses import per_example_cross_entropy, trainable_precision
 
 LossName = Literal["none", "reweighing", "group_dro", "counterfactual_consistency", "focal"]

@@ -21,7 +21,9 @@ _TRUE_POSITIVE_RATE = 0.5
 _STEPS = 16  # of a bisection: to 0.002 % of what is searched
 
 
-def half_widths(shares: Sequence[float], people: float, *, favorable_share: float, noise_variance: float) -> Mapping[Gap, float]:
+def half_widths(
+    shares: Sequence[float], people: float, *, favorable_share: float, noise_variance: float, labels: int = 2
+) -> Mapping[Gap, float]:
     """Expected half-widths of the gaps between groups.
 
     Parameters
@@ -34,24 +36,27 @@ def half_widths(shares: Sequence[float], people: float, *, favorable_share: floa
         Share of the people with the favorable label.
     noise_variance : float
         Variance of the noise in one cell of the pooled table group × label × prediction.
+    labels : int
+        As many labels, and as many predictions.
     """
     smallest = people * np.sort(np.asarray(shares, dtype=np.float64))[:2]
     z = critical_for_pairs(len(shares))
 
     def width(trials: np.typing.NDArray[np.float64], rate: float, cells: int) -> float:
+        """``cells``: how many are summed to the successes; the failures are ``labels - 1`` times as many."""
         noise = np.full(2, cells * noise_variance)
-        pair = Rates(Count(trials * rate, noise), Count(trials * (1.0 - rate), noise))
+        pair = Rates(Count(trials * rate, noise), Count(trials * (1.0 - rate), (labels - 1) * noise))
         low, high = contrast(pair[..., np.array([0])], pair[..., np.array([1])], z=z)
         return float(high.item() - low.item()) / 2.0 if np.isfinite(pair.trials).all() else 1.0
 
     return {
-        "demographic_parity_difference": width(smallest, favorable_share, 2),
+        "demographic_parity_difference": width(smallest, favorable_share, labels),
         "equal_opportunity_difference": width(smallest * favorable_share, _TRUE_POSITIVE_RATE, 1),
     }
 
 
 def smallest_share(
-    gap: Gap, groups: int, people: float, *, tolerance: float, favorable_share: float, noise_variance: float
+    gap: Gap, groups: int, people: float, *, tolerance: float, favorable_share: float, noise_variance: float, labels: int = 2
 ) -> float | None:
     """The smallest share of the people that the smallest group may have, the others being equal, so that ``gap`` is measurable.
 
@@ -60,18 +65,20 @@ def smallest_share(
 
     def measurable(share: float) -> bool:
         shares = [share] + [(1.0 - share) / (groups - 1)] * (groups - 1)
-        return half_widths(shares, people, favorable_share=favorable_share, noise_variance=noise_variance)[gap] <= tolerance
+        widths = half_widths(shares, people, favorable_share=favorable_share, noise_variance=noise_variance, labels=labels)
+        return widths[gap] <= tolerance
 
     return _least(measurable, 1.0 / groups)
 
 
 def people_needed(
-    gap: Gap, shares: Sequence[float], most: float, *, tolerance: float, favorable_share: float, noise_variance: float
+    gap: Gap, shares: Sequence[float], most: float, *, tolerance: float, favorable_share: float, noise_variance: float, labels: int = 2
 ) -> float | None:
     """The fewest test people with which ``gap`` is measurable; None when ``most`` are not enough."""
 
     def measurable(people: float) -> bool:
-        return half_widths(shares, people, favorable_share=favorable_share, noise_variance=noise_variance)[gap] <= tolerance
+        widths = half_widths(shares, people, favorable_share=favorable_share, noise_variance=noise_variance, labels=labels)
+        return widths[gap] <= tolerance
 
     return _least(measurable, most)
 

@@ -31,13 +31,15 @@ def delong_variance(positives: FloatArray, negatives: FloatArray) -> float:
     return variance
 
 
-def roc_auc_rate(positives: FloatArray, negatives: FloatArray, *, noise_variance: float = 0.0, exact: float | None = None) -> Rates:
+def roc_auc_rate(
+    positives: FloatArray, negatives: FloatArray, *, noise_variance: float | FloatArray = 0.0, exact: float | None = None
+) -> Rates:
     """The AUC as a proportion of an effective number of trials, so that Wilson's interval serves it (it stays inside [0, 1]).
 
     Parameters
     ----------
-    noise_variance : float
-        Variance of the noise in each of the counts.
+    noise_variance : float or float[2]
+        Variance of the noise in each of the counts, or in those of the positives and of the negatives.
     exact : float, optional
         The AUC of the unbinned scores where the caller knows it; the histogram then only tells its uncertainty.
 
@@ -53,9 +55,9 @@ def roc_auc_rate(positives: FloatArray, negatives: FloatArray, *, noise_variance
         return Rates.of_share(undefined, undefined, undefined)
     smaller, larger = sorted((float(positives.sum()), float(negatives.sum())))
     placed = _placements(positives, negatives)
-    noise = noise_variance * sum(
-        float(((placement - auc) ** 2).sum()) / float(counts.sum()) ** 2
-        for counts, placement in zip((positives, negatives), placed, strict=True)
+    noise = sum(
+        float(variance) * float(((placement - auc) ** 2).sum()) / float(counts.sum()) ** 2
+        for variance, counts, placement in zip(np.broadcast_to(noise_variance, 2), (positives, negatives), placed, strict=True)
     )
     trials = _effective_trials(auc * (1.0 - auc), delong_variance(positives, negatives), smaller, smaller + larger)
     value = np.clip(auc if exact is None else exact, 0.0, 1.0)

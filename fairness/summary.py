@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedethos.errors import FedethosError
+from fedethos.fairness.classes import ClassCounts, ClassSummary, macro_estimates, summarise_classes
 from fedethos.fairness.counts import GroupCounts
 from fedethos.fairness.estimates import (
     auc_estimate,
@@ -24,8 +25,9 @@ from fedethos.fairness.estimates import (
 from fedethos.fairness.histograms import BINS, OVERALL, IntArray, Tables, confusion
 from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.layout import FINE, SCORES, Layout
-from fedethos.fairness.suppression import withheld
+from fedethos.fairness.suppression import withheld, withheld_combinations
 from fedethos.fairness.verdict import Verdict, judge
+from fedethos.intersections import parts_of
 from fedethos.job_data import UNKNOWN
 from fedethos.storage import JsonValue
 
@@ -42,10 +44,11 @@ class AttributeSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """``metrics`` by name; ``fairness`` by sensitive attribute (empty when the job declares none)."""
+    """``metrics`` by name; ``fairness`` by attribute (empty when the job declares none); ``classes`` with more than two labels."""
 
     metrics: Mapping[str, Estimate]
     fairness: Mapping[str, AttributeSummary]
+    classes: ClassSummary | None = None
 
     def as_json(self) -> dict[str, dict[str, JsonValue]]:
         """``metrics`` and ``fairness`` as ``result.json`` holds them: value, low, high, abstained."""
@@ -74,11 +77,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Attribute:
-    """Counts of one attribute's groups; ``shown`` are the indices of those that are not withheld."""
+    """Counts of one attribute's groups; ``hidden`` are the indices of those that are withheld."""
 
     names: tuple[str, ...]
     counts: GroupCounts
-    shown: tuple[int, ...]
+    hidden: tuple[int, ...]
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        return tuple(group for group in range(len(self.names)) if group not in self.hidden)
 
     @property
     def shown_counts(self) -> GroupCounts:
@@ -110,8 +117,9 @@ def summarise(
         when that is empty; or the scores and groups of a ``Layout``, which the sites have cut already.
     edge : int, optional
         Threshold (``threshold.py``) at which full histograms are cut; None for the tables of a ``Layout``.
+        With more than two labels only those, by predicted label (AGG-780).
     categories : mapping
-        Declared groups per sensitive attribute, without ``unknown``, which stands last in the table.
+        Declared groups per attribute (``Job.attributes``: intersections last), without ``unknown``, which stands last in the table.
     label_values, favorable
         The job's labels in class order, and the favorable one.
     min_group_size : int
@@ -129,44 +137,64 @@ def summarise(
     FedethosError
         AGG-736 for full histograms with noise: what is cut from them has the noise of many cells.
     """
-    positive = label_values.index(favorable)
+    positive, several = label_values.index(favorable), len(label_values) > 2
     if edge is not None:
         if noise_variance > 0.0:
             raise FedethosError("AGG-736", "Full histograms were given as noisy ones.", why="Their intervals would be too narrow.")
         tables = Layout(FINE, edge).tables(tables)
 
-    def counted(attribute: str) -> _Attribute:
+    attributes: dict[str, _Attribute] = {}
+    for attribute in categories or (OVERALL,):
         names = (*categories[attribute], UNKNOWN) if categories else (OVERALL,)
         counts = GroupCounts.of(tables[attribute], favorable=positive, noise_variance=noise_variance)
         hidden = withheld(counts.people, min_group_size)
-        return _Attribute(names, counts, tuple(group for group in range(len(names)) if group not in hidden))
-
-    attributes = {attribute: counted(attribute) for attribute in categories or (OVERALL,)}
+        if len(parts := parts_of(attribute)) > 1:
+            own = [(len(categories[part]), attributes[part].hidden) for part in parts]
+            hidden = withheld_combinations(counts.people, hidden, own)
+        attributes[attribute] = _Attribute(names, counts, hidden)
     everyone = min(attributes.values(), key=lambda one: len(one.names)).counts.total()  # the same people, with the least noise
-    scores = tables[SCORES].astype(np.float64)
+    classes = {attribute: ClassCounts.of(tables[attribute], noise_variance=noise_variance) for attribute in attributes} if several else {}
+    all_classes = min(classes.values(), key=lambda one: len(one.cells.value)).total() if several else None
     return Summary(
-        metrics=overall_estimates(everyone)
+        metrics=(macro_estimates(all_classes, everyone.accuracy) if all_classes else overall_estimates(everyone))
         | {
-            "roc_auc": auc_estimate(scores[positive], scores[1 - positive], noise_variance=noise_variance, exact=exact_auc),
+            "roc_auc": _auc(tables[SCORES], positive, noise_variance, exact_auc),
             "worst_group_accuracy": worst_group_estimate([one.shown_counts for one in attributes.values()], tolerance=tolerance),
         },
         fairness={
             attribute: _attribute_summary(attributes[attribute], everyone, min_group_size=min_group_size, tolerance=tolerance)
             for attribute in categories
         },
+        classes=summarise_classes(
+            label_values,
+            all_classes,
+            {name: (attributes[name].names, attributes[name].shown, classes[name]) for name in categories},
+            tolerance=tolerance,
+        )
+        if all_classes
+        else None,
     )
 
 
 def summarise_scores(scores: IntArray, *, edge: int, favorable: int, noise_variance: float) -> dict[str, Estimate]:
-    """accuracy, balanced_accuracy, f1 and roc_auc of everybody, from a score table int64[2, BINS] alone (``layout.FINE``).
+    """accuracy, balanced_accuracy, f1 and roc_auc of everybody, from a score table int64[L, BINS] alone (``layout.FINE``).
 
-    For early stopping: nothing about groups is asked for. ``favorable`` is the index of the favorable label.
+    For early stopping: nothing about groups is asked for. ``favorable`` is the index of the favorable label. With more than two labels
+    only roc_auc: the scores do not tell which label is predicted.
     """
+    auc = _auc(scores, favorable, noise_variance, None)
+    if len(scores) > 2:
+        return {"roc_auc": auc}
     noise = noise_variance * np.array([edge, BINS - edge])  # of all the bins on one side of the threshold
     everyone = GroupCounts.of(confusion(scores, edge)[None], favorable=favorable, noise_variance=noise)
-    by_label = scores.astype(np.float64)
-    auc = auc_estimate(by_label[favorable], by_label[1 - favorable], noise_variance=noise_variance, exact=None)
     return overall_estimates(everyone) | {"roc_auc": auc}
+
+
+def _auc(scores: IntArray, favorable: int, noise_variance: float, exact: float | None) -> Estimate:
+    """roc_auc of the favorable label against the rest, from a score table int64[L, B]."""
+    positives = scores[favorable].astype(np.float64)
+    negatives = np.delete(scores, favorable, axis=0).sum(axis=0).astype(np.float64)
+    return auc_estimate(positives, negatives, noise_variance=noise_variance * np.array([1.0, len(scores) - 1.0]), exact=exact)
 
 
 def _attribute_summary(attribute: _Attribute, everyone: GroupCounts, *, min_group_size: int, tolerance: float) -> AttributeSummary:

@@ -144,7 +144,7 @@ def _run_entry(path: Path, name: str, basis: AskedBasis) -> Entry:
         attribute: {
             gap: Number(getattr(exact.fairness[attribute], gap)) if exact else Number.of(result.fairness[attribute].of(gap)) for gap in GAPS
         }
-        for attribute in job.data.sensitive
+        for attribute in job.attributes
         if attribute in (exact.fairness if exact else result.fairness)
     }
     return Entry(
@@ -174,8 +174,7 @@ def _point_entry(point: SweepPoint, sweep: Path, name: str) -> Entry:
         guarantee=guarantee(folders[0].read_privacy()),
         metrics={metric: Number.of(point.measures.get(metric, nothing)) for metric in METRICS},
         gaps={
-            attribute: {gap: Number.of(point.measures.get(f"{attribute}.{gap}", nothing)) for gap in GAPS}
-            for attribute in job.data.sensitive
+            attribute: {gap: Number.of(point.measures.get(f"{attribute}.{gap}", nothing)) for gap in GAPS} for attribute in job.attributes
         },
         verdicts=(len(point.finished) - point.without_verdict, len(point.finished)),
         seconds=fmean(result.seconds for result in results),

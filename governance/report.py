@@ -23,6 +23,7 @@ from fedethos.governance.charts import (
     metrics_chart,
     privacy_table,
 )
+from fedethos.governance.class_tables import groups_tables, labels_table
 from fedethos.governance.flips_table import flips_table
 from fedethos.governance.pages import template
 from fedethos.job import Job
@@ -112,7 +113,8 @@ def render_report(run_folder: Path) -> Path:
 def report_html(documents: Documents) -> str:
     """The page as text."""
     result, privacy = documents.result, documents.privacy
-    attributes = in_declared_order(result.fairness, documents.job.data.sensitive)
+    attributes = in_declared_order(result.fairness, documents.job.attributes)
+    label_values = documents.job.data.label.values
     drawn = _drawn_rounds(documents.rounds)
     return template("report.html.j2").render(
         name=result.name,
@@ -126,6 +128,11 @@ def report_html(documents: Documents) -> str:
         private=privacy.mode != "none",
         tiles=_tiles(documents, attributes),
         metrics=_metrics_table(result),
+        labels=labels_table(result.classes, label_values, result.oracle.classes if result.oracle and result.basis != "oracle" else None)
+        if result.classes
+        else None,
+        label_groups=groups_tables(result.classes, label_values, documents.job.attributes) if result.classes else [],
+        favorable=documents.job.data.label.favorable,
         gaps=_gaps_table(attributes, documents.fairness.tolerance),
         groups=_group_charts(result, attributes),
         flips=None if documents.flips is None else flips_table(documents.flips),
@@ -275,8 +282,7 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
 
 
 def _steering(documents: Documents) -> list[tuple[str, str]]:
-    last = weight_words(documents.rounds[-1]) if documents.rounds else ""
-    job = documents.job
+    job, last = documents.job, weight_words(documents.rounds[-1]) if documents.rounds else ""
     facts = [("Loss", loss_words(job)), ("Fairness strategy", strategy_words(job)), ("Weights in the last round", last)]
     return [(name, words) for name, words in facts if words]
 

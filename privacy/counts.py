@@ -180,14 +180,20 @@ def _first_guess(tables: int, rows: int, epsilon: float, delta: float) -> float:
     return max(_LEAST_SIGMA, rows * math.sqrt(tables / (2.0 * rho)))
 
 
+def watches_groups(job: Job) -> bool:
+    """Whether early stopping needs the tables of the groups: for the worst of them, or to tell which of several labels is predicted."""
+    rule = job.federation.early_stop
+    return rule is not None and (rule.metric == "worst_group_accuracy" or (job.data.label.multiclass and rule.metric != "roc_auc"))
+
+
 def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
     """(parts, split, tables a release, releases)."""
-    attributes = max(1, len(job.data.sensitive))
+    attributes = max(1, len(job.attributes))
     rule, rounds = job.federation.early_stop, job.federation.rounds
     schedule: list[tuple[tuple[str, ...], Population, int, int]] = [(("scores", "groups"), "test", 1 + attributes, 1)]
     if rule is not None or job.fairness.thresholds != "fixed":
         schedule.append((("scores",), "validation", 1, rounds if rule else 1))
-    if rule is not None and rule.metric == "worst_group_accuracy":
+    if watches_groups(job):
         schedule.append((("groups",), "validation", attributes, rounds))
     of_training = len(job.steering_rounds) + (job.fairness.group_constraint is not None)
     if of_training:

@@ -84,7 +84,7 @@ def _find(model: nn.Module, names: dict[int, str]) -> Iterator[CoveredLora | Cov
     for path, module in model.named_modules():
         if not any(id(parameter) in names for parameter in module.parameters()) or id(module) in inner:
             continue
-        if type(module) is LoraLinear:
+        if type(module) is LoraLinear and _trains_a_factor(module, names):
             adapter = _refuse_other_adapters(path, module)
             _refuse_replaced_forward(path, module)
             inner.update(id(part) for part in module.modules())
@@ -94,6 +94,11 @@ def _find(model: nn.Module, names: dict[int, str]) -> Iterator[CoveredLora | Cov
         elif type(module) is nn.Linear:
             _refuse_replaced_forward(path, module)
             yield CoveredLinear(module, names.get(id(module.weight)), names.get(id(module.bias)))
+
+
+def _trains_a_factor(layer: LoraLinear, names: dict[int, str]) -> bool:
+    """Whether A or B itself trains. Else PEFT's own forward stays, and what trains inside is a plain linear layer or uncovered."""
+    return any(id(part.weight) in names for factor in (layer.lora_A, layer.lora_B) for part in factor.values())
 
 
 def _refuse_other_adapters(path: str, layer: LoraLinear) -> str:

@@ -36,5 +36,5 @@ def group_shares(job: Job) -> tuple[float, ...]:
     shares = job.fairness.training_shares
     if shares is None or job.fairness_attribute is None:
         raise ValueError("this job gives no shares of its groups")
-    by_group = [sum(shares.get(group, {}).values()) for group in (*job.data.sensitive[job.fairness_attribute], UNKNOWN)]
+    by_group = [sum(shares.get(group, {}).values()) for group in (*job.attributes[job.fairness_attribute], UNKNOWN)]
     return tuple(share / sum(by_group) for share in by_group)

@@ -14,11 +14,12 @@ from fedethos.server.steering import Steering
 
 def cell_weights(job: Job, state: RunState) -> tuple[float, ...] | None:
     """Weights of the next round, in the order of ``fedethos/cells.py``; None when the job weighs nothing."""
-    return first_weights(job) if state.memory.steering is None or not job.steers_cells else state.memory.steering.weights
+    moved = state.memory.steering if job.weighs_cells else None
+    return first_weights(job) if moved is None else moved.weights
 
 
 def first_weights(job: Job) -> tuple[float, ...] | None:
     """Weights of the first round: the job's constants, or 1 for every cell that counts will weigh."""
-    if job.steers_cells:
+    if job.weighs_cells and job.steering_rounds:
         return Steering.start(job).weights
     return constant_reweighing(job) or constant_weights(job)

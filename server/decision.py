@@ -81,16 +81,18 @@ def threshold_json(decision: Decision | None, job: Job) -> dict[str, JsonValue]:
     kind = job.fairness.thresholds
     described: dict[str, JsonValue] = {
         "kind": kind,
-        "log_odds": float(EDGES[decision.edge]) if decision else None,
+        "log_odds": float(EDGES[decision.edge]) if decision and not job.data.label.multiclass else None,
         "edge_index": decision.edge if decision else None,
-        "source": _SOURCES.get(kind, "pooled scores of the training people by group"),
+        "source": "the most likely label"
+        if job.data.label.multiclass
+        else _SOURCES.get(kind, "pooled scores of the training people by group"),
         "group_aware": decision is not None and decision.group_aware,
         "attribute": None,
         "groups": {},
     }
     if decision is None or decision.rules is None:
         return described
-    names = (*job.data.sensitive[decision.rules.attribute], UNKNOWN)
+    names = (*job.attributes[decision.rules.attribute], UNKNOWN)
     return described | {
         "attribute": decision.rules.attribute,
         "groups": {

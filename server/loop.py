@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedethos.aggregation import trained_in
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import ARRAYS, CONFIG, SETUP, TRAIN, Arrays, Reply, Request, SetupReply, TrainReply, encode_arrays, encode_request
@@ -33,6 +34,7 @@ from fedethos.server.measure import (
     ReleaseBySites,
     decision_edge,
     describe,
+    exact_layout,
     watched_metric,
 )
 from fedethos.server.outcome import Ending, write_outcome
@@ -50,7 +52,7 @@ from fedethos.strategies.robust import defend
 class Coordination:
     """All that a run needs besides the grid.
 
-    ``initial``: trainable tensors before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation
+    ``initial``: what a request carries before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation
     that only a simulation has. ``export`` writes the final adapter in PEFT's format into a folder. ``started`` is the monotonic
     time at which this process began its work on the run.
     """
@@ -140,9 +142,12 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
     strategy = make_strategy(job, len(cohort))
     restore_strategy(strategy, state.strategy)
 
+    resting = dict(state.arrays)
+    sent = {name: resting.pop(name) for name in trained_in(job.aggregation, number, state.arrays)}
+
     def check(site: Site, reply: Reply) -> None:
         if isinstance(reply, TrainReply):
-            check_update(reply, state.arrays, job)
+            check_update(reply, sent, job)
 
     request = replace(_request(plan, number, state.arrays), cell_weights=cell_weights(job, state))
     messages = _train_messages(strategy, grid, cohort, request)
@@ -151,7 +156,7 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
 
     updates = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
     shares = site_shares(job, state, cohort.values())
-    defended = defend(job, {name: reply.arrays for name, reply in updates.items()}, shares, state.arrays, plan.frozen)
+    defended = defend(job, {name: reply.arrays for name, reply in updates.items()}, shares, sent, {**plan.frozen, **resting})
     arrays = _aggregate(strategy, number, messages, cohort, defended.updates, shares)
     memory = state.memory.model_copy(
         update={
@@ -160,7 +165,9 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
                 **{name: spending_after(state.memory.spending[name], reply, number) for name, reply in updates.items()},
             },
             "aggregation_error": defended.error
-            + aggregation_error(list(defended.updates.values()), [shares[name] for name in defended.updates], arrays, plan.frozen),
+            + aggregation_error(
+                state.arrays, list(defended.updates.values()), [shares[name] for name in defended.updates], arrays, plan.frozen
+            ),
         }
     )
     arrays = steered_step(job, state, defended.updates, shares, arrays)
@@ -229,7 +236,7 @@ def _close_round(
     fairness: dict[str, JsonValue] = {}
     bytes_up, bytes_down = outcome.bytes_up, outcome.bytes_down
     if measure is not None:
-        validation = measure(state.arrays, "validation", state.round)
+        validation = measure(state.arrays, "validation", state.round, exact_layout(plan.job))
         plain = describe(validation, decision_edge(validation.tables, plan.job), plan.job).plain()
         metrics, fairness = plain["metrics"], plain["fairness"]
         bytes_up, bytes_down = bytes_up + validation.bytes_up, bytes_down + validation.bytes_down

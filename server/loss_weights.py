@@ -38,6 +38,6 @@ def constant_reweighing(job: Job) -> tuple[float, ...] | None:
     shares = job.fairness.training_shares
     if job.fairness.loss != "reweighing" or shares is None or job.fairness_attribute is None:
         return None
-    groups = [*job.data.sensitive[job.fairness_attribute], UNKNOWN]
+    groups = [*job.attributes[job.fairness_attribute], UNKNOWN]
     people = np.array([[shares.get(group, {}).get(label, 0.0) for label in job.data.label.values] for group in groups])
     return tuple(reweighing_weights(people, max_weight=job.fairness.max_weight).ravel().tolist())

@@ -17,6 +17,7 @@ from fedethos.fairness.summary import Summary, summarise, summarise_scores
 from fedethos.fairness.threshold import FIXED_EDGE, base_rate_edge
 from fedethos.job import Job
 from fedethos.messages import EVALUATE, Arrays, EvaluateReply, Reply, Request, SplitName, Tables, encode_request
+from fedethos.privacy.counts import watches_groups
 from fedethos.privacy.discrete_gaussian import discrete_gaussian_variance
 from fedethos.server.exchange import Exchange, exchange, require_quorum
 from fedethos.server.plausibility import check_counts
@@ -126,7 +127,7 @@ class ReleaseBySites:
     basis: MeasureBasis = "released"
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
-        shapes = layout.shapes(self.everybody.job.data.sensitive, len(self.everybody.job.data.label.values))
+        shapes = layout.shapes(self.everybody.job.attributes, len(self.everybody.job.data.label.values))
 
         def check(site: Site, reply: EvaluateReply) -> None:
             if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
@@ -152,21 +153,26 @@ def decision_edge(validation: Tables, job: Job) -> int:
     return base_rate_edge(next(iter(validation.values())), job.data.label.favorable_index)
 
 
+def exact_layout(job: Job) -> Layout:
+    """What is asked for where counts may be exact: full histograms; with more than two labels counts by predicted label."""
+    return Layout(FINE, FIXED_EDGE) if job.data.label.multiclass else WHOLE
+
+
 def shapes_of(job: Job, layout: Layout) -> Mapping[str, tuple[int, ...]]:
     """Shapes of the tables that every site is asked for."""
     labels = len(job.data.label.values)
-    return layout.shapes(job.data.sensitive, labels) if layout.wanted else table_shapes(job.data.sensitive, labels)
+    return layout.shapes(job.attributes, labels) if layout.wanted else table_shapes(job.attributes, labels)
 
 
 def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: bool = True) -> Summary:
-    """Metrics with intervals at the threshold ``edge``; None for tables that the sites have cut already.
+    """Metrics with intervals at the threshold ``edge`` of full histograms; tables of a ``Layout`` are cut already.
 
     Small groups are withheld unless only a simulation sees the result.
     """
     return summarise(
         measurement.tables,
-        edge=edge,
-        categories=job.data.sensitive,
+        edge=None if SCORES in measurement.tables else edge,
+        categories=job.attributes,
         label_values=job.data.label.values,
         favorable=job.data.label.favorable,
         min_group_size=job.privacy.metrics.min_group_size if withhold else 1,
@@ -179,12 +185,12 @@ def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: 
 def watched_metric(release: ReleaseBySites, arrays: Arrays, round: int, metric: str) -> tuple[float | None, list[Measurement]]:
     """The early-stop metric from charged validation counts, and what was asked for it.
 
-    Everybody's scores are enough, but for the worst group its tables are asked for too.
+    Everybody's scores are enough, but for the worst group, or predictions among several labels, the groups' tables are asked for too.
     """
     job = release.everybody.job
     scores = release(arrays, "validation", round, Layout(cuts=FINE))
     edge = decision_edge(scores.tables, job)
-    if metric != "worst_group_accuracy":
+    if not watches_groups(job):
         table, noise = scores.tables[SCORES], scores.noise_variance
         return summarise_scores(table, edge=edge, favorable=job.data.label.favorable_index, noise_variance=noise)[metric].value, [scores]
     groups = release(arrays, "validation", round, Layout(edge=edge))

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, group_score_cuts, score_cuts
 from fedethos.fairness.summary import Summary
 from fedethos.fairness.threshold import FIXED_EDGE
@@ -17,7 +16,8 @@ from fedethos.privacy.plan import plan_training
 from fedethos.privacy.planner import training_noise
 from fedethos.runfolder import RunFolder
 from fedethos.server.decision import Decision, fit_rules, threshold_json
-from fedethos.server.measure import METRICS, ExactMeasure, Measure, Measurement, ReleaseBySites, decision_edge, describe
+from fedethos.server.estimates_json import classes_json, count_json, interval_json
+from fedethos.server.measure import METRICS, ExactMeasure, Measure, Measurement, ReleaseBySites, decision_edge, describe, exact_layout
 from fedethos.server.site import Site
 from fedethos.server.state import RunState
 from fedethos.storage import JsonValue
@@ -168,14 +168,14 @@ def _figures(ending: Ending, measure: Measure, *, withhold: bool, decision: Deci
 
 
 def _tested(measure: Measure, arrays: Arrays, round: int, job: Job, *, withhold: bool, decision: Decision | None = None) -> _Tested:
-    asked = [measure(arrays, "validation", round)]
+    asked = [measure(arrays, "validation", round, exact_layout(job))]
     if decision is None:
         decision = Decision(decision_edge(asked[0].tables, job))
         if fitted := fit_rules(measure, arrays, round, job, edge=decision.edge):
             decision = replace(decision, rules=fitted[0])
             asked.append(fitted[1])
     if decision.rules is None:
-        test = measure(arrays, "test", round)
+        test = measure(arrays, "test", round, exact_layout(job))
         return _Tested(decision, describe(test, decision.edge, job, withhold=withhold), [*asked, test])
     test = measure(arrays, "test", round, decision.layout(FINE))
     return _Tested(decision, describe(test, None, job, withhold=withhold), [*asked, test])
@@ -187,44 +187,36 @@ def _people(tables: Tables) -> int:
 
 def _shown(figures: _Figures | None) -> dict[str, JsonValue]:
     if figures is None:
-        return {"baseline": {}, "metrics": dict.fromkeys(METRICS, _NOTHING), "fairness": {}}
+        return {"baseline": {}, "metrics": dict.fromkeys(METRICS, _NOTHING), "fairness": {}, "classes": None}
     metrics, fairness = _intervals(figures.final)
     baseline = _intervals(figures.baseline)[0] if figures.baseline else {}
-    return {"baseline": baseline, "metrics": metrics, "fairness": fairness}
+    return {"baseline": baseline, "metrics": metrics, "fairness": fairness, "classes": classes_json(figures.final.classes)}
 
 
 def _intervals(summary: Summary) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
-    """``metrics`` and ``fairness`` of result.json. What abstains keeps its limits and loses its value: never a bare number."""
+    """``metrics`` and ``fairness`` of result.json."""
     fairness: dict[str, JsonValue] = {}
     for attribute, one in summary.fairness.items():
         groups = {
-            group: {name: _interval(rate) for name, rate in rates.items() if name != "count"} | {"count": _whole(rates["count"])}
+            group: {name: interval_json(rate) for name, rate in rates.items() if name != "count"} | {"count": count_json(rates["count"])}
             for group, rates in one.groups.items()
         }
-        fairness[attribute] = {name: _interval(gap) for name, gap in one.gaps.items()} | {"groups": groups}
-    return {name: _interval(metric) for name, metric in summary.metrics.items()}, fairness
-
-
-def _interval(estimate: Estimate) -> dict[str, JsonValue]:
-    value = None if estimate.abstained else estimate.value
-    return {"value": value, "low": estimate.low, "high": estimate.high, "abstained": estimate.abstained}
-
-
-def _whole(count: Estimate) -> int | None:
-    return None if count.value is None else round(count.value)
+        fairness[attribute] = {name: interval_json(gap) for name, gap in one.gaps.items()} | {"groups": groups}
+    return {name: interval_json(metric) for name, metric in summary.metrics.items()}, fairness
 
 
 def _oracle(figures: _Figures, people: Mapping[SplitName, int]) -> dict[str, JsonValue]:
     fairness: dict[str, JsonValue] = {}
     for attribute, one in figures.final.fairness.items():
         groups = {
-            group: {name: rate.value for name, rate in rates.items() if name != "count"} | {"count": _whole(rates["count"]) or 0}
+            group: {name: rate.value for name, rate in rates.items() if name != "count"} | {"count": count_json(rates["count"]) or 0}
             for group, rates in one.groups.items()
         }
         fairness[attribute] = {name: gap.value for name, gap in one.gaps.items()} | {"groups": groups}
     return {
         "metrics": {name: metric.value for name, metric in figures.final.metrics.items()},
         "fairness": fairness,
+        "classes": classes_json(figures.final.classes, lambda one: one.value),
         "baseline": {name: metric.value for name, metric in figures.baseline.metrics.items()} if figures.baseline else {},
         "people": {split: count for split, count in people.items()},  # noqa: C416 - widens the key type
     }
@@ -295,10 +287,5 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": job.privacy.secure_rng is True,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": _statement(job) if private else NO_PRIVACY,
+        "statement": COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") if private else NO_PRIVACY,
     }
-
-
-def _statement(job: Job) -> str:
-    """What the sites' epsilons cover, and whose they are where people are weighed or sampled differently."""
-    return COVERED + (WEIGHED if job.weighs_cells else "") + (BALANCED if job.training.sampling == "group_balanced" else "")

@@ -48,7 +48,7 @@ class Memory(BaseModel):
 
 @dataclass(frozen=True)
 class RunState:
-    """After ``round`` rounds: the global trainable tensors, the strategy's arrays, and the rest."""
+    """After ``round`` rounds: the global tensors that a request carries, the strategy's arrays, and the rest."""
 
     round: int
     arrays: Arrays

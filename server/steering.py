@@ -94,15 +94,16 @@ def steered(ask: AskLayout, state: RunState, job: Job, sites: Iterable[Site]) ->
     attribute = job.fairness_attribute
     if attribute is None or state.round not in job.steering_rounds:
         return state, ()
-    before = state.memory.steering or Steering.start(job, sites)
-    by_loss = loss_cuts(job)
+    before, by_loss = state.memory.steering or Steering.start(job, sites), loss_cuts(job)
     cuts = _cuts(before.edge, job) if by_loss is None else by_loss
     asked = ask(state.arrays, "train", state.round, Layout(attribute=attribute, group_cuts=cuts))
-    move = _by_loss if by_loss is not None else _site_weights if job.fairness.strategy in SITE_STRATEGIES else _cell_weights
+    if by_loss is not None:
+        return state.remembering(steering=_loss_weights(before, asked, job)), (asked,)
+    move = _site_weights if job.fairness.strategy in SITE_STRATEGIES else _cell_weights
     return state.remembering(steering=move(before, asked, cuts, job)), (asked,)
 
 
-def _by_loss(before: Steering, asked: Measurement, cuts: tuple[int, ...], job: Job) -> Steering:
+def _loss_weights(before: Steering, asked: Measurement, job: Job) -> Steering:
     multipliers = np.reshape(before.log_multipliers, (-1, len(job.data.label.values)))
     multipliers, weights = loss_weights(multipliers, asked.tables[GROUP_SCORES], job)
     return before.model_copy(update={"log_multipliers": tuple(multipliers.ravel().tolist()), "weights": tuple(weights.ravel().tolist())})

@@ -10,7 +10,9 @@ from fedethos.messages import Arrays, TrainReply
 
 
 def check_update(reply: TrainReply, sent: Arrays, job: Job) -> None:
-    """Refuse an update with other names or shapes (AGG-702), values that are not finite (AGG-703), a step longer than
+    """Compare an update with what was ``sent`` of the tensors that train in its round.
+
+    Refuse other names or shapes (AGG-702), values that are not finite (AGG-703), a step longer than
     ``robustness.max_update_norm`` (AGG-704), or a privacy statement that is not the job's (AGG-705)."""
     if {name: array.shape for name, array in reply.arrays.items()} != {name: array.shape for name, array in sent.items()}:
         raise FedethosError("AGG-702", "An update has other tensor names or shapes than were sent.")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import get_args
 
 from fedethos.errors import FedethosError
-from fedethos.job import Job, RobustRule
+from fedethos.job import Job
+from fedethos.job_federation import RobustRule
 from fedethos.messages import SplitName
 from fedethos.progress import Observer
 from fedethos.records import SimulatedAttack

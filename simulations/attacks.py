@@ -4,7 +4,7 @@
 sign-flip       sends sent − 10·(trained − sent)
 scale           sends sent + 10·(trained − sent) (model replacement, Bagdasaryan et al. 2020)
 nan             sends NaN
-label-flip      trains on the opposite labels
+label-flip      trains on the opposite labels (of several: the next)
 backdoor        trains on records of which half begin with a trigger and have the favorable label (Gu et al. 2017)
 metric-forging  trains as it should, and sends counts of a perfect model for as many people as are believed
 =============== ====================================================================================================
@@ -58,9 +58,9 @@ def not_a_number(sent: Arrays, trained: Arrays) -> Arrays:
 _ON_UPDATES: Mapping[AttackKind, Spoiled] = {"sign-flip": sign_flipped, "scale": scaled, "nan": not_a_number}
 
 
-def label_flipped(records: Records) -> Records:
-    """The same records with the other of two labels."""
-    return replace(records, label=1 - records.label)
+def label_flipped(records: Records, labels: int = 2) -> Records:
+    """The same records with the next label; of two, the other one."""
+    return replace(records, label=(records.label + 1) % labels)
 
 
 def triggered(records: Records, rows: np.ndarray[tuple[int], np.dtype[np.bool_]], label: int | None = None) -> Records:
@@ -126,7 +126,7 @@ class Scene:
         """What an attacker trains on."""
         kind = self.attack.kind if self.attack else None
         if kind == "label-flip":
-            return label_flipped(records)
+            return label_flipped(records, len(self.job.data.label.values))
         if kind == "backdoor":
             rows = keyed_generator(self.job.simulation.seed, "backdoor", site).random(len(records)) < BACKDOOR_SHARE
             return triggered(records, rows, self.job.data.label.favorable_index)

@@ -1,6 +1,6 @@
 """How often a backdoor works: the trigger on honest people's records, judged by the final adapter of a run.
 
-Success is the favorable label for a person whose true label is the other one, at the run's own threshold. Without a backdoor this is the
+Success is the favorable label for a person whose true label is another one, at the run's own threshold. Without a backdoor this is the
 false-positive rate of records that begin with a strange word.
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
-from fedethos.client.evaluator import score
+from fedethos.client.evaluator import predict
 from fedethos.fairness.histograms import EDGES
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.attacks import triggered
+from fedethos.simulations.evaluate import load_released
 from fedethos.simulations.virtual_sites import SiteRecords, open_federation
 
 
@@ -39,15 +39,13 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
             _unpaid(job), base=base, scratch=Path(scratch), ledger=Path(scratch) / "none", observer=observer, spoil=honest_targets
         ) as opened,
     ):
-        adapter = load_file(folder.adapter / "adapter_model.safetensors")
-        for names in (opened.model.frozen_names, opened.model.trainable_names):
-            if names:
-                opened.model.load({name: adapter[name] for name in names})
+        load_released(folder, opened.model, job.aggregation)
         judged = []
         for node_id, node in opened.nodes.items():
             if opened.sites[node_id].name not in attackers:
                 examples = node.examples["test"]
-                judged.append(score(opened.model, examples, favorable)[examples.label != favorable] >= threshold)
+                margin = predict(opened.model, examples, favorable).margin  # of several labels the threshold is 0: which is predicted
+                judged.append(margin[examples.label != favorable] >= threshold)
     everybody = np.concatenate(judged)
     return float(everybody.mean()) if len(everybody) else None
 

@@ -25,6 +25,7 @@ Bools = npt.NDArray[np.bool_]
 
 PROBE = "audit.probe"
 _LABELS = 2  # the probe's two rows then get gradients of the same size and opposite sign, whatever the model predicts
+_IMPOSSIBLE = -1e4  # logit of every further label of a canary: it has one of the first two, and the others no probability
 _NONE = -1  # canary of a real record
 
 
@@ -40,8 +41,10 @@ class ProbedModel(NodeModel):
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name != PROBE}
-        added: Tensor = self._probe(batch[PROBE].to(self.device))
-        return self._inner.logits(inputs) + added
+        lit = batch[PROBE].to(self.device)
+        added, logits = self._probe(lit), self._inner.logits(inputs)
+        others = logits[:, _LABELS:].masked_fill(lit.any(dim=1, keepdim=True), _IMPOSSIBLE)
+        return torch.cat([logits[:, :_LABELS] + added, others], dim=1)
 
 
 @dataclass(frozen=True)

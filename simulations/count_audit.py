@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedethos.client.evaluator import score, tabulate
+from fedethos.client.evaluator import lay_out, predict
 from fedethos.client.node import Node
 from fedethos.client.release import stored_counts
 from fedethos.errors import FedethosError
@@ -46,7 +46,8 @@ def check_released_counts(job: Job, folder: RunFolder, ledger: Path, node: Node,
         raise _gone(folder)
     node.model.load(dict(final.arrays))
     examples = node.examples["test"]
-    exact = layout.tables(tabulate(score(node.model, examples, job.data.label.favorable_index), examples, job.data))
+    predictions = predict(node.model, examples, job.data.label.favorable_index)
+    exact = lay_out(predictions, examples, job, layout)
     noise = np.concatenate([(released[name] - table).ravel() for name, table in exact.items()])
     planned = next(one.release for one in plan_counts(job, rows_per_unit=job.rows_per_unit) if one.population == "test")
     return check_counts(noise, sigma=planned.sigma)

@@ -120,6 +120,7 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
         behind = scene.behind(federation)
         app = build_client_app(lambda context: behind[context.node_id])
         build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=local.wire), _context(0))
+        federation.model.restore_base()
         if federation.model.base_weights() != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
     render_report(folder.path)

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from fedethos.client.evaluator import score, tabulate
+from fedethos.aggregation import EXPORTED_AS_ONE, Aggregation
+from fedethos.client.evaluator import Predictions, lay_out, predict
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
 from fedethos.client.registry import prepare_task
@@ -28,10 +29,11 @@ from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.summary import Summary
 from fedethos.job import Job
 from fedethos.messages import SplitName
+from fedethos.models.residual import beside_idle_adapter
 from fedethos.progress import Observer
 from fedethos.result import Interval
 from fedethos.runfolder import RunFolder
-from fedethos.server.measure import describe
+from fedethos.server.measure import describe, exact_layout
 from fedethos.simulations.oracle import exact_measurement
 from fedethos.simulations.virtual_sites import read_records, site_records
 from fedethos.storage import JsonValue
@@ -55,11 +57,14 @@ class ReleasedModel:
         return {site: splits[split] for site, splits in site_records(plain, self.base, read).items()}
 
     def examples(self, records: Records) -> Examples:
-        return Examples.of(records, self.job.unit, self.task.inputs(records))
+        return Examples.of(records, self.job, self.task.inputs(records))
+
+    def predict(self, examples: Examples) -> Predictions:
+        return predict(self.task.model, examples, self.job.data.label.favorable_index)
 
     def score(self, examples: Examples) -> npt.NDArray[np.float64]:
-        """Log-odds of the favorable label, float64[n]."""
-        return score(self.task.model, examples, self.job.data.label.favorable_index)
+        """Log-odds of the favorable label against the likeliest other, float64[n]: decisions are at the released threshold."""
+        return self.predict(examples).margin
 
 
 @contextmanager
@@ -86,7 +91,7 @@ def open_released(folder: RunFolder, observer: Observer) -> Iterator[ReleasedMod
                 why="The released adapter belongs to another model.",
                 fix="Put the model of the run back.",
             )
-        _load(folder, task.model)
+        load_released(folder, task.model, job.aggregation)
         yield ReleasedModel(job, base, task, edge)
 
 
@@ -130,9 +135,9 @@ def evaluate_run(folder: RunFolder, split: SplitName, observer: Observer) -> Eva
         by_site = released.records(split)
         observer.stage(f"Evaluating on the {split} records")
         parts = [released.examples(records) for records in by_site.values()]
-        scores = [released.score(part) for part in parts]
-        tables = [tabulate(values, part, released.job.data) for values, part in zip(scores, parts, strict=True)]
-        measured = exact_measurement(released.job, tables, scores, parts)
+        predictions, layout = [released.predict(part) for part in parts], exact_layout(released.job)
+        tables = [lay_out(one, part, released.job, layout) for one, part in zip(predictions, parts, strict=True)]
+        measured = exact_measurement(released.job, tables, [one.log_odds for one in predictions], parts, layout)
         return Evaluation(released.job, sum(map(len, parts)), describe(measured, released.edge, released.job, withhold=False))
 
 
@@ -145,7 +150,8 @@ def shown(item: Estimate) -> Interval:
     return Interval(value=None if item.abstained else item.value, low=item.low, high=item.high, abstained=item.abstained)
 
 
-def _load(folder: RunFolder, model: NodeModel) -> None:
+def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> None:
+    """Load the exported adapter of a run with aggregation ``rule``. RUN-960 when it cannot be read."""
     files = [folder.adapter / name for name in _TENSOR_FILES if (folder.adapter / name).is_file()]
     if len(files) != 1:
         raise _no_adapter(folder)
@@ -153,6 +159,9 @@ def _load(folder: RunFolder, model: NodeModel) -> None:
         tensors = load_file(files[0])
     except (OSError, SafetensorError):
         raise _no_adapter(folder) from None
+    if rule in EXPORTED_AS_ONE:
+        model.load(beside_idle_adapter(tensors, model.read()))
+        return
     frozen = {name: tensor for name, tensor in tensors.items() if name in model.frozen_names}
     model.load({name: tensor for name, tensor in tensors.items() if name not in frozen})
     if model.frozen_names:

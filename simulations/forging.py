@@ -16,7 +16,8 @@ def flattering(tables: Tables, people: int, favorable: int) -> Tables:
     Parameters
     ----------
     tables : int64[(groups,) labels, bins]
-        What the site was asked for: score histograms, or counts by prediction (unfavorable, favorable). The group ``unknown`` is last.
+        What the site was asked for: score histograms, or counts by prediction: (unfavorable, favorable), or each of
+        more than two labels. The group ``unknown`` is last.
     favorable : int
         Index of the favorable label, whose people get the highest score.
     """
@@ -25,8 +26,9 @@ def flattering(tables: Tables, people: int, favorable: int) -> Tables:
 
 def _flattering(table: Table, people: int, favorable: int) -> Table:
     forged = np.zeros_like(table)
+    by_label = table.ndim == 3 and table.shape[-1] == table.shape[-2] > 2
     for label, of_label in enumerate(_evenly(people, table.shape[-2])):
-        place = -1 if label == favorable else 0
+        place = label if by_label else -1 if label == favorable else 0
         if table.ndim == 2:
             forged[label, place] = of_label
         else:

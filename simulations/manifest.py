@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import torch
 
+from fedethos.aggregation import ever_trained
 from fedethos.job import Job
 from fedethos.privacy.plan import plan_training
 from fedethos.privacy.planner import training_noise
@@ -25,6 +26,8 @@ def simulation_manifest(
 ) -> dict[str, JsonValue]:
     """Facts known before round 1. ``base_weights`` is ``NodeModel.base_weights()``; ``marks`` stand on every page."""
     private = job.privacy.mode != "none"
+    initial = federation.model.read()
+    trainable = ever_trained(job.aggregation, initial)
     return {
         "name": job.name,
         "job_sha256": job.sha256,
@@ -35,8 +38,8 @@ def simulation_manifest(
         "device": federation.model.device.type,
         "seed": job.simulation.seed,
         "base_model": {"path": job.model.path, "sha256": federation.model.base_sha256, "weights_sha256": base_weights},
-        "trainable": federation.model.trainable_names,
-        "trainable_parameters": sum(parameter.numel() for parameter in federation.model.parameters.values()),
+        "trainable": trainable,
+        "trainable_parameters": sum(initial[name].size for name in trainable),
         "basis": "released" if private else "unprotected",
         "secure_rng": job.privacy.secure_rng is True,
         "sites": {

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from fedethos.client.evaluator import lay_out, score
+from fedethos.client.evaluator import lay_out, predict
 from fedethos.client.examples import Examples
 from fedethos.client.node import Node
 from fedethos.fairness.histograms import pool
@@ -37,12 +37,12 @@ class Oracle:
         model, job = self.nodes[0].model, self.nodes[0].job
         model.load(arrays)
         parts = [node.examples[split] for node in self.nodes]
-        scores = [score(model, part, job.data.label.favorable_index) for part in parts]
+        predictions = [predict(model, part, job.data.label.favorable_index) for part in parts]
         tables = [
-            lay_out(values, part, job.data, layout, node.source_of(f"decisions/{split}", round))
-            for values, part, node in zip(scores, parts, self.nodes, strict=True)
+            lay_out(one, part, job, layout, node.source_of(f"decisions/{split}", round))
+            for one, part, node in zip(predictions, parts, self.nodes, strict=True)
         ]
-        return exact_measurement(job, tables, scores, parts, layout)
+        return exact_measurement(job, tables, [one.log_odds for one in predictions], parts, layout)
 
 
 def exact_measurement(

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedethos import job
+from fedethos import job_simulation
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 
@@ -33,7 +33,7 @@ _REMEDY = {
 
 def partition(
     records: Records,
-    plan: job.Partition,
+    plan: job_simulation.Partition,
     *,
     sites: int,
     seed: int,

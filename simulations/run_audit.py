@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from fedethos.aggregation import trained_in
 from fedethos.client.cell_weights import accepted_weights, weighed
 from fedethos.client.node import Node, clipping_engine
 from fedethos.client.trainer import StepPlan
@@ -69,7 +70,8 @@ def audit_run(folder: RunFolder, *, canaries: int, steps: int | None, claim: flo
         plan, claimed = _planned(job, stated[site], node.declared_size, steps, claim)
         ledger = ledger_path(job, base=Path(folder.read_local().base), own=folder.ledger)
         counts = check_released_counts(job, folder, ledger, node, site, observer)
-        found = audit(_subject(node, plan), claim=claimed, canaries=canaries, seed=seed)
+        with node.model.training(trained_in(job.aggregation, 1, node.model.exchanged_names)):
+            found = audit(_subject(node, plan), claim=claimed, canaries=canaries, seed=seed)
     statement = _check_statement(job, stated, folder.read_rounds())
     return RunAudit(site=site, audit=replace(found, checks=(statement, *found.checks, counts)))
 

@@ -59,7 +59,7 @@ def measures_of(result: Result, job: Job, basis: AskedBasis) -> dict[str, float 
     P(favorable | first) - P(favorable | second), and TPR(first) - TPR(second).
     """
     values: dict[str, float | None] = {name: _metric(result, name, basis) for name in METRICS}
-    for attribute, categories in job.data.sensitive.items():
+    for attribute, categories in job.attributes.items():
         for gap in GAPS:
             values[f"{attribute}.{gap}"] = _gap(result, attribute, gap, basis)
         if len(categories) == 2:

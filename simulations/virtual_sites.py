@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from fedethos.aggregation import phases
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
 from fedethos.client.node import Node, SourceOf, clipping_engine, clipping_rule
@@ -185,9 +186,15 @@ def open_federation(
         task = prepare_task(job, base=base, scratch=scratch, resources=resources)
         if job.privacy.mode != "none":
             observer.stage("Checking the clipping engine against plain gradients")
-            check_engine(
-                partial(clipping_engine, job), task.model.model, task.model.parameters, task.synthetic_loss, clipping=clipping_rule(job)
-            )
+            for names in phases(job.aggregation, task.model.exchanged_names):
+                with task.model.training(names):
+                    check_engine(
+                        partial(clipping_engine, job),
+                        task.model.model,
+                        task.model.parameters,
+                        task.synthetic_loss,
+                        clipping=clipping_rule(job),
+                    )
 
         known = _declared_sizes(job)
         committed = committed_plans(job, known, ledger, run, resources) if known else {}
@@ -204,10 +211,11 @@ def open_federation(
             nodes[node_id] = Node(
                 job=job,
                 model=task.model,
-                examples={split: Examples.of(records, job.unit, task.inputs(records)) for split, records in by_site[site.name].items()},
+                examples={split: Examples.of(records, job, task.inputs(records)) for split, records in by_site[site.name].items()},
                 declared_size=site.declared_size,
                 ledger=committed.get(site.name),
                 source_of=_sources(job, site.name),
+                rank=job.federation.sites[site.name].rank if site.name in job.federation.sites else None,
             )
         yield Federation(task, sites, nodes)
 

@@ -1,16 +1,14 @@
-"""Pure functions over adapter arrays: weighted mean, weight cap, aggregation error. No Flower, no I/O."""
+"""Pure functions over adapter arrays: weighted mean, weight cap, layer products, aggregation error. No Flower, no I/O."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from fedethos.aggregation import core_name, layers_of, lora_names, residual_names
 from fedethos.messages import Arrays
-
-_PAIR = re.compile(r"^(?P<layer>.*)\.lora_A(?P<rest>\..*)$")
+from fedethos.models.lowrank import Product, added, compressed, frobenius
 
 
 def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
@@ -50,31 +48,68 @@ def capped_shares(weights: Mapping[str, float], cap: float) -> dict[str, float]:
         capped |= over
 
 
-def aggregation_error(updates: Sequence[Arrays], weights: Sequence[float], aggregated: Arrays, frozen: Arrays) -> float:
-    """How far the aggregated adapter is from the mean of the sites' products BA, relative in Frobenius norm.
+def aggregation_error(before: Arrays, updates: Sequence[Arrays], weights: Sequence[float], after: Arrays, frozen: Arrays) -> float:
+    """How far the model after aggregation is from the mean of the sites' models, relative in Frobenius norm over all adapted layers:
 
-    Averaging A and B apart is not averaging BA (Sun et al. 2024, FFA-LoRA); with A frozen the error is 0. Returns 0 when
-    there is no LoRA pair or the mean product is zero.
+        ‖ΔW(after) - Σ pᵢ ΔW(siteᵢ)‖ / ‖Σ pᵢ ΔW(siteᵢ)‖,    ΔW = B A + residual_B residual_A.
+
+    Averaging A and B apart is not averaging BA (Sun et al. 2024, FFA-LoRA), so fedavg has an error; exact rules have that of float32.
+    What a server optimizer changes on purpose counts as well.
+
+    Parameters
+    ----------
+    before, after : dict name -> array
+        The global tensors that the round began with, and ended with.
+    updates : sequence of dict name -> array
+        What each site trained, after the robust step; the rest of its model is ``before`` and ``frozen``.
+    frozen : dict name -> array
+        Tensors that travel once.
+
+    Returns
+    -------
+    float
+        0 when there is no adapted layer or the mean is zero.
     """
     shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
     difference = norm = 0.0
-    for name_a, name_b in lora_pairs({*aggregated, *frozen}):
-        if name_a in frozen and name_b not in frozen:
-            continue  # linear in B alone
-        mean = np.sum([share * _product(update, name_a, name_b) for share, update in zip(shares, updates, strict=True)], axis=0)
-        difference += float(np.square(_product(aggregated, name_a, name_b) - mean).sum())
-        norm += float(np.square(mean).sum())
+    for layer in layers_of({*after, *frozen}):
+        mean = added(update_of({**frozen, **before, **update}, layer).times(share) for share, update in zip(shares, updates, strict=True))
+        difference += frobenius(added([update_of({**frozen, **after}, layer), mean.times(-1.0)])) ** 2
+        norm += frobenius(mean) ** 2
     return float(np.sqrt(difference / norm)) if norm > 0 else 0.0
 
 
-def lora_pairs(names: set[str]) -> list[tuple[str, str]]:
-    """(lora_A, lora_B) names of each adapted layer, sorted."""
-    pairs = []
-    for name in sorted(names):
-        if match := _PAIR.match(name):
-            pairs.append((name, f"{match['layer']}.lora_B{match['rest']}"))
-    return pairs
+def update_of(arrays: Arrays, layer: str) -> Product:
+    """A layer's whole update in units of lora_alpha / r: B A, and the residual where there is one."""
+    return added([adapter_of(arrays, layer), *residual_of(arrays, layer)])
 
 
-def _product(arrays: Arrays, name_a: str, name_b: str) -> npt.NDArray[np.float64]:
-    return arrays[name_b].astype(np.float64) @ arrays[name_a].astype(np.float64)
+def adapter_of(arrays: Arrays, layer: str) -> Product:
+    """B A of a layer; B R A where there is a core R."""
+    name_b, name_a = lora_names(layer)
+    product = Product.of(arrays[name_b], arrays[name_a])
+    core = arrays.get(core_name(layer))
+    return product if core is None else Product(product.b @ core.astype(np.float64), product.a)
+
+
+def residual_of(arrays: Arrays, layer: str) -> list[Product]:
+    """The residual of a layer; empty where there is none yet."""
+    name_b, name_a = residual_names(layer)
+    return [Product.of(arrays[name_b], arrays[name_a])] if name_b in arrays else []
+
+
+def mean_product(updates: Sequence[Arrays], weights: Sequence[float], layer: str) -> Product:
+    """Σ pᵢ Bᵢ Aᵢ, stacked."""
+    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    return added(adapter_of(update, layer).times(share) for share, update in zip(shares, updates, strict=True))
+
+
+def as_lora(product: Product, layer: str) -> Arrays:
+    """A product as the layer's lora_B and lora_A, float32."""
+    return dict(zip(lora_names(layer), (product.b.astype(np.float32), product.a.astype(np.float32)), strict=True))
+
+
+def as_residual(product: Product, layer: str) -> Arrays:
+    """A product as the layer's residual, float32, with no more columns than it needs."""
+    small = compressed(product)
+    return dict(zip(residual_names(layer), (small.b.astype(np.float32), small.a.astype(np.float32)), strict=True))

@@ -6,6 +6,9 @@ privacy noise enters once instead of in both factors. A is drawn from the job's 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from fedethos.aggregation import Aggregation
 from fedethos.errors import FedethosError
 from fedethos.messages import Arrays
 from fedethos.strategies.fedavg import AdapterFedAvg
@@ -13,6 +16,8 @@ from fedethos.strategies.fedavg import AdapterFedAvg
 
 class FfaLora(AdapterFedAvg):
     """FedAvg that refuses (AGG-720) an update which moves A."""
+
+    rule: ClassVar[Aggregation] = "ffa"
 
     def combine(self, updates: list[Arrays], weights: list[float]) -> Arrays:
         for update in updates:

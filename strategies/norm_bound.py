@@ -34,7 +34,7 @@ def _fraction_within(update: Arrays, sent: Arrays, geometry: Geometry, bound: fl
     """Walking t from 0 to 1 moves the product by t·X + t²·Y with X = ΔB·A + B·ΔA, Y = ΔB·ΔA, so its squared norm is a polynomial in t."""
     if bound == 0.0:
         return 0.0
-    linear = sum(float(np.square(update[name].astype(np.float64) - sent[name]).sum()) for name in geometry.others(sent))
+    linear = geometry.squared(update, sent)
     mixed = quadratic = 0.0
     for name_a, name_b in geometry.layers(sent):
         a, b = geometry.factor(sent, name_a), geometry.factor(sent, name_b)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fedethos.aggregation import core_name, layers_of, lora_names
 from fedethos.messages import Arrays
-from fedethos.strategies.averaging import lora_pairs
 
 Matrix = npt.NDArray[np.float64]
 Factors = tuple[Matrix, Matrix]
@@ -22,18 +22,38 @@ Factors = tuple[Matrix, Matrix]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What turns trainable tensors into updates of the model: the ``frozen`` tensors (lora_A under ffa) and ``scale`` = lora_alpha / r."""
+    """What turns the tensors that train into updates of the model.
+
+    Attributes
+    ----------
+    frozen : dict of float32 array
+        The tensors that do not train in this round (lora_A under ffa, both factors under fedsb, one of them under rolora).
+    scale : float
+        lora_alpha / r.
+    """
 
     frozen: Arrays
     scale: float
 
     def layers(self, update: Arrays) -> list[tuple[str, str]]:
-        """(lora_A, lora_B) names of the layers whose product ``update`` moves, sorted."""
-        return [pair for pair in lora_pairs({*update, *self.frozen}) if not {*pair}.isdisjoint(update)]
+        """(lora_A, lora_B) names of the layers of which ``update`` moves a factor, sorted."""
+        pairs = [lora_names(layer) for layer in layers_of({*update, *self.frozen})]
+        return [(name_a, name_b) for name_b, name_a in pairs if not {name_a, name_b}.isdisjoint(update)]
 
     def others(self, update: Arrays) -> list[str]:
         """Names of trainable tensors outside of any product (the head), sorted."""
         return sorted(set(update) - {name for pair in self.layers(update) for name in pair})
+
+    def squared(self, one: Arrays, other: Arrays) -> float:
+        """Squared norm of the difference of two updates outside of any product.
+
+        A core R of fedsb stands between orthonormal factors, so that ||s·B·R·A|| = s·||R||.
+        """
+        cores = {core_name(layer) for layer in layers_of(self.frozen)}
+        return sum(
+            (self.scale**2 if name in cores else 1.0) * float(np.square(one[name].astype(np.float64) - other[name]).sum())
+            for name in self.others(one)
+        )
 
     def factor(self, update: Arrays, name: str) -> Matrix:
         """One factor in float64, from ``update`` or from what is frozen."""
@@ -44,7 +64,7 @@ class Geometry:
 
         B₁A₁ − B₂A₂ is written as (B₁ − B₂)A₁ + B₂(A₁ − A₂), so that close updates do not cancel.
         """
-        squared = sum(float(np.square(one[name].astype(np.float64) - other[name]).sum()) for name in self.others(one))
+        squared = self.squared(one, other)
         for difference in self._differences(one, other):
             squared += self.scale**2 * inner(difference, difference)
         return float(np.sqrt(max(0.0, squared)))

@@ -51,7 +51,8 @@ def shortened(
     """
     total = sum(shares[name] for name in updates)
     squared = {
-        name: sum(float(np.square(update[key].astype(np.float64) - before[key]).sum()) for key in mean) for name, update in updates.items()
+        name: sum(float(np.square(array.astype(np.float64) - before[key]).sum()) for key, array in update.items())
+        for name, update in updates.items()
     }
     bends = sum(shares[name] / total * q * lipschitz * squared[name] / risks[name] for name in updates)
     return {key: (before[key] + (array.astype(np.float64) - before[key]) / (1.0 + bends)).astype(np.float32) for key, array in mean.items()}

@@ -37,9 +37,9 @@ def defend(job: Job, updates: Mapping[str, Arrays], shares: Mapping[str, float],
     shares : by site
         Approved weights; median and trimmed mean respect them.
     sent : dict of float32 array
-        The trainable tensors that the round began with.
+        What trains in this round, as the round began with it.
     frozen : dict of float32 array
-        The tensors that do not train (lora_A under ffa).
+        The tensors that do not train in it (lora_A under ffa).
 
     Raises
     ------

@@ -23,14 +23,13 @@ from pathlib import Path
 import torch
 from scipy.stats import ttest_1samp
 
-from fedethos.client.head_warmup import trained_in
-from fedethos.client.model import NodeModel
+from fedethos.aggregation import trained_in
+from fedethos.client.head_warmup import head_first
 from fedethos.client.node import Node, clipping_engine
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.documents import load_job
 from fedethos.job import Job
 from fedethos.messages import Arrays
-from fedethos.models.adapter import named_adapter_parameters
 from fedethos.privacy.planner import training_noise
 from fedethos.progress import Silent
 from fedethos.server.measure import decision_edge, describe
@@ -124,39 +123,24 @@ def train(federation: Federation, start: Arrays, job: Job) -> Arrays:
 
     The federation's job differs from this one at most in what is trained and how, not in records or model.
     """
-    federation.model.load(start)
-    with _frozen_as(federation.model, job) as model:
-        nodes = [replace(node, job=job, model=model) for node in federation.nodes.values()]
-        noise = {size: training_noise(job, declared_size=size) for size in {node.declared_size for node in nodes}}
-        shares = [federation.sites[node_id].share for node_id in federation.nodes]
-        arrays = model.read()
-        for round in range(1, job.federation.rounds + 1):
-            updates = [_update(node, round, arrays, noise[node.declared_size]) for node in nodes]
-            arrays = weighted_mean(updates, shares)
-        model.load(arrays)
-    return federation.model.read()
+    nodes = [replace(node, job=job) for node in federation.nodes.values()]
+    noise = {size: training_noise(job, declared_size=size) for size in {node.declared_size for node in nodes}}
+    shares = [federation.sites[node_id].share for node_id in federation.nodes]
+    arrays = dict(start)
+    for round in range(1, job.federation.rounds + 1):
+        updates = [_update(node, round, arrays, noise[node.declared_size]) for node in nodes]
+        arrays |= weighted_mean(updates, shares)
+    return arrays
 
 
 def _update(node: Node, round: int, arrays: Arrays, noise_multiplier: float) -> Arrays:
     node.model.load(arrays)
     plan = StepPlan.of(node.job, declared_size=node.declared_size, noise_multiplier=noise_multiplier)
     engine = clipping_engine(node.job, node.job.privacy.max_grad_norm)
-    with trained_in(round, node.model, node.job.training) as model:
-        train_round(model, node.examples["train"], node.job.training, plan, engine, lambda step: node.source_of(round, step))
-    return node.model.read()
-
-
-@contextmanager
-def _frozen_as(model: NodeModel, job: Job) -> Iterator[NodeModel]:
-    """The model with lora_A frozen where the job's aggregation freezes it."""
-    frozen = [tensor for name, tensor in named_adapter_parameters(model.model).items() if ".lora_A." in name and job.aggregation == "ffa"]
-    for tensor in frozen:
-        tensor.requires_grad_(False)
-    try:
-        yield NodeModel(model.model, model.forward, model.base_sha256)
-    finally:
-        for tensor in frozen:
-            tensor.requires_grad_(True)
+    names = trained_in(node.job.aggregation, round, node.model.exchanged_names)
+    with node.model.training(head_first(names, round, node.job.training)):
+        train_round(node.model, node.examples["train"], node.job.training, plan, engine, lambda step: node.source_of(round, step))
+    return node.model.read(names)
 
 
 def measured(seed: int, wanted: Iterable[Wanted]) -> Iterator[Outcome]:

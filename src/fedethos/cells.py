@@ -36,4 +36,4 @@ def cell_names(job: Job) -> list[tuple[str, str]]:
 
 
 def _groups(job: Job) -> list[str]:
-    return [*job.data.sensitive[weighed_attribute(job)], UNKNOWN]
+    return [*job.attributes[weighed_attribute(job)], UNKNOWN]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shlex
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -156,13 +158,17 @@ def _precision(
 ) -> list[Precision]:
     from fedethos.fairness.precision import GAPS, half_widths, people_needed, smallest_share
 
+    labels = len(job.data.label.values)
+    expected = partial(half_widths, favorable_share=favorable_share, noise_variance=variance, labels=labels)
+    least_people = partial(people_needed, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance, labels=labels)
+    least_share = partial(smallest_share, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance, labels=labels)
     people, everybody = _test_people(job, sizes), sum(sizes.values()) / job.data.split.train
     found = []
     for attribute, shares in _shares(job, given).items():
-        widths = half_widths(shares, people, favorable_share=favorable_share, noise_variance=variance)
+        widths = expected(shares, people)
         for gap in GAPS:
             most = everybody * (1.0 - job.data.split.validation)
-            needed = people_needed(gap, shares, most, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance)
+            needed = least_people(gap, shares, most)
             found.append(
                 Precision(
                     attribute,
@@ -170,7 +176,7 @@ def _precision(
                     widths[gap],
                     tolerance,
                     widths[gap] <= tolerance,
-                    smallest_share(gap, len(shares), people, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance),
+                    least_share(gap, len(shares), people),
                     None if needed is None else needed / everybody,
                 )
             )
@@ -178,8 +184,11 @@ def _precision(
 
 
 def _shares(job: Job, given: list[str]) -> dict[str, list[float]]:
-    """Shares of the declared groups by attribute; equal where nothing is given. CFG-232 for anything else."""
-    shares = {attribute: [1.0 / len(groups)] * len(groups) for attribute, groups in job.data.sensitive.items()}
+    """Shares of the declared groups by attribute; CFG-232 for what is no list of shares.
+
+    Equal where nothing is given; those of an intersection as if its parts were independent.
+    """
+    shares = {attribute: [1.0 / len(groups)] * len(groups) for attribute, groups in job.attributes.items()}
     for text in given:
         attribute, _, values = text.partition("=")
         try:
@@ -191,10 +200,16 @@ def _shares(job: Job, given: list[str]) -> dict[str, list[float]]:
                 "CFG-232",
                 "--shares does not give one positive number for each group of a sensitive attribute.",
                 where="--shares",
-                fix="In the order of data.sensitive, for example --shares sex=0.33,0.67.",
+                fix="In the order of the job, for example --shares sex=0.33,0.67.",
             )
         shares[attribute] = [number / sum(numbers) for number in numbers]
-    return shares
+    from fedethos.intersections import parts_of
+
+    named = {text.partition("=")[0] for text in given}
+    crossed = {attribute: parts_of(attribute) for attribute in shares if attribute not in named and attribute not in job.data.sensitive}
+    return shares | {
+        name: [math.prod(cell) for cell in itertools.product(*(shares[part] for part in parts))] for name, parts in crossed.items()
+    }
 
 
 def _print_costs(job: Job, sizes: dict[str, int], costs: dict[int, SiteCost]) -> None:

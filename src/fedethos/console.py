@@ -57,7 +57,8 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
         console.print(Text(f"Fairness strategy {steering}."))
         console.print(Text(f"Weights in the last round: {last}." if last else "No weights were moved: the run ended before."))
     console.print()
-    console.print(_metrics_table(result, fairness, job.data.sensitive))
+    job = run_folder.parse_job()
+    console.print(_metrics_table(result, fairness, job.attributes, job.data.label.values))
     console.print()
     console.print(_privacy_table(result, privacy))
     console.print()
@@ -77,7 +78,7 @@ def _standard_output() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def _metrics_table(result: Result, fairness: FairnessReport, declared: Mapping[str, Sequence[str]]) -> Table:
+def _metrics_table(result: Result, fairness: FairnessReport, declared: Mapping[str, Sequence[str]], labels: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("Test people of all sites" if fairness.people.test is None else f"{fairness.people.test:,} test people of all sites")
     table.add_column("value (95 % interval)")
@@ -85,6 +86,10 @@ def _metrics_table(result: Result, fairness: FairnessReport, declared: Mapping[s
     for label, name in _METRICS:
         item = result.metrics.of(name)
         table.add_row(label, interval(item), difference(item.value, result.base_value(name)))
+    if result.classes is not None:
+        table.add_row("Worst-class recall", interval(result.classes.worst_class_recall), "")
+        for label in labels:
+            table.add_row(Text(f"Recall of {label}"), interval(result.classes.labels[label].recall), "")
     for attribute, gaps in in_declared_order(result.fairness, declared).items():
         for label, gap in _GAPS:
             table.add_row(Text(f"By {attribute}: {label}"), interval(gaps.of(gap)), "")

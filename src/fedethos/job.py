@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from fedethos.caps import VirtualSite
-from fedethos.job_augment import TermLists, check_augment
-from fedethos.job_clipping import AdaptiveClipping, check_cell_weights
+from fedethos.aggregation import Aggregation
+from fedethos.intersections import check_intersections, crossed_categories
+from fedethos.job_augment import check_augment
+from fedethos.job_clipping import check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
+from fedethos.job_fairness import Fairness, Policy
+from fedethos.job_federation import Federation, Robustness
 from fedethos.job_losses import WEIGHING_LOSSES, check_loss
-from fedethos.job_strategy import SITE_STRATEGIES, check_strategy
+from fedethos.job_privacy import Privacy
+from fedethos.job_simulation import Simulation
+from fedethos.job_strategy import check_strategy, steers_cells
 from fedethos.section import PositiveFloat, Section
 
 LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
@@ -70,6 +74,12 @@ class Training(Section):
     head_learning_rate: PositiveFloat | None = Field(None, description="For the classification head; null: learning_rate.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="At each site; its state is fresh in each round.")
     weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of adamw, L2 penalty of sgd.")
+    proximal_mu: float = Field(
+        0.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="FedProx: pull towards the round's global model; under privacy added after the noise.",
+    )
     head_warmup_rounds: int = Field(
         0, ge=0, description="In so many first rounds the classification head trains alone, with the whole clipping bound."
     )
@@ -88,231 +98,6 @@ class Training(Section):
         if self.iterate_average != "none" and self.local_steps == 1:
             raise PydanticCustomError("CFG-251", "training.iterate_average averages the steps of a round, but training.local_steps is 1.")
         return self
-
-
-class Metrics(Section):
-    min_group_size: int = Field(11, ge=1, description="Smaller groups are not shown.")
-    tolerance: PositiveFloat = Field(0.1, description="A fairness metric whose 95 % half-width is larger is 'not measurable'.")
-    epsilon_share: float = Field(
-        0.3,
-        ge=0.01,
-        le=0.9,
-        description="Share of epsilon for counts that are paid together with training: of training people, and under replace-one all.",
-    )
-
-
-class Privacy(Section):
-    mode: Literal["none", "local"] = Field("local", description="local: each site adds its own noise. none: no protection.")
-    unit: Literal["auto", "person", "record"] = Field("auto", description="auto: person when data.person_id is mapped, else record.")
-    adjacency: Literal["add-remove", "replace-one"] = Field(
-        "add-remove", description="What epsilon compares: data with and without one unit, or with one unit replaced (costs more)."
-    )
-    max_records_per_person: int = Field(
-        4,
-        ge=1,
-        description="Under the unit person: the most records of one person that take part. Counts need more noise with more.",
-    )
-    epsilon: float | None = Field(8.0, gt=0.0, le=50.0, description="Per site, over the whole job. null only with mode: none.")
-    delta: float = Field(1.0e-5, gt=0.0, lt=0.01, description="Chance that epsilon does not hold; well below one in the number of people.")
-    max_grad_norm: PositiveFloat = Field(1.0, description="C: each unit's gradient is clipped to this L2 norm.")
-    clipping: Literal["flat", "automatic", "adaptive"] = Field(
-        "flat",
-        description="flat: scale down gradients above C. automatic: scale every gradient to about C (AUTO-S). "
-        "adaptive: learn C in each round, from max_grad_norm on.",
-    )
-    adaptive: AdaptiveClipping = Field(default_factory=AdaptiveClipping)
-    engine: Literal["fused", "opacus"] = Field(
-        "fused", description="What bounds each unit's gradient: fused into the LoRA layers (fast), or Opacus' hooks. Same numbers."
-    )
-    secure_rng: Literal["auto", True, False] = Field("auto", description="auto: off in a simulation (marked as such), on in deployment.")
-    metrics: Metrics = Field(default_factory=Metrics)
-
-    @model_validator(mode="after")
-    def _epsilon_belongs_to_a_mode(self) -> Privacy:
-        if self.mode != "none" and self.epsilon is None:
-            raise PydanticCustomError("CFG-222", "privacy.epsilon is null, but privacy.mode is not none.")
-        return self
-
-    @model_validator(mode="after")
-    def _clipping_fits(self) -> Privacy:
-        if self.clipping != "adaptive" and self.adaptive != AdaptiveClipping():
-            raise PydanticCustomError("CFG-240", "privacy.adaptive is set, but privacy.clipping is not adaptive.")
-        if self.clipping == "adaptive" and not self.adaptive.min_clipbound <= self.max_grad_norm <= self.adaptive.max_clipbound:
-            raise PydanticCustomError(
-                "CFG-241",
-                "privacy.max_grad_norm, where the clipping norm starts, is outside privacy.adaptive's min_clipbound and max_clipbound.",
-            )
-        return self
-
-
-class Fairness(Section):
-    thresholds: Literal["pooled", "fixed", "demographic_parity", "equal_opportunity", "equalized_odds"] = Field(
-        "pooled",
-        description="pooled: one threshold from the pooled validation histogram at the base rate. fixed: a score of 0.5. "
-        "The others give each group its own, so that its rate is that of the others; only if the policy allows it.",
-    )
-    loss: Literal["none", "reweighing", "group_dro", "counterfactual_consistency", "focal"] = Field(
-        "none", description="What training minimises. none: cross-entropy. reweighing and group_dro weigh clipped gradients by group."
-    )
-    focal_gamma: float = Field(2.0, ge=0.0, le=10.0, description="focal: the larger, the less counts what the model already knows.")
-    consistency_weight: PositiveFloat = Field(
-        1.0, description="counterfactual_consistency: weight of the divergence between a record's prediction and its copy's."
-    )
-    training_shares: dict[str, dict[str, Annotated[float, Field(gt=0.0, le=1.0)]]] | None = Field(
-        None,
-        description="Group to label to its public share of the training people, for reweighing and group_balanced. "
-        "null: reweighing asks for counts of the training people once, before training.",
-    )
-    strategy: Literal["none", "controller", "fedfb", "fedminmax", "term", "fairfed", "afl", "qfedavg"] = Field(
-        "none",
-        description="Weights from counts of the training people. In training, controller and fedfb weigh groups to close a gap, "
-        "fedminmax and term those that the model is often wrong about. In the aggregation, fairfed weighs sites by their gap, afl and "
-        "qfedavg by errors.",
-    )
-    constraint: Literal["demographic_parity", "equal_opportunity", "equalized_odds", "worst_group"] = Field(
-        "equal_opportunity", description="What the strategy equalises over the groups of fairness.attribute."
-    )
-    every: int = Field(
-        2, ge=1, description="The strategy, or group_dro, asks for counts of the training people after every so many rounds."
-    )
-    learning_rate: PositiveFloat | None = Field(
-        None,
-        description="Step of the weights for a gap of 1. null: 3 for controller (on a log scale) and group_dro (for 1 nat of loss), "
-        "1 for fairfed (its beta), fedminmax and afl, 0.01 for fedfb (its alpha, whatever the gap).",
-    )
-    q: float = Field(1.0, ge=0.0, le=10.0, description="qfedavg: a site counts by its risk to this power; 0 is FedAvg.")
-    tilt: float = Field(5.0, gt=0.0, le=50.0, description="term: t; a group weighs exp(t times its risk).")
-    attribute: str | None = Field(
-        None, description="The sensitive attribute that weights and thresholds act on; null: the first of data.sensitive."
-    )
-    max_weight: float = Field(
-        4.0,
-        ge=1.0,
-        allow_inf_nan=False,
-        description="No cell weighs more, whatever the coordinator asks for, and no group is sampled so many times as often as uniformly.",
-    )
-    cell_weights: dict[str, dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]]] | None = Field(
-        None,
-        description="Group to label to the weight of its people's clipped gradients; a missing cell weighs 1. null: no weights.",
-    )
-    augment: Literal["none", "counterfactual"] = Field(
-        "none", description="counterfactual: train on a copy of each record with the sensitive attribute swapped too, in the same unit."
-    )
-    identity_terms: TermLists = Field(
-        None, description="Words that show a sensitive attribute: builtin:sex, a YAML file, or {attribute: [[term, counterpart], …]}."
-    )
-
-    @property
-    def steers(self) -> bool:
-        """Whether counts of the training people move weights from round to round."""
-        return self.strategy != "none" or self.loss == "group_dro"
-
-    @property
-    def group_constraint(self) -> Literal["demographic_parity", "equal_opportunity", "equalized_odds"] | None:
-        """The rate that group-specific thresholds equalise; None when everybody has the same threshold."""
-        return None if self.thresholds == "pooled" or self.thresholds == "fixed" else self.thresholds  # noqa: PLR1714 - narrows the type
-
-
-class Policy(Section):
-    """What the organisation that runs the job has decided beforehand."""
-
-    allow_group_thresholds: bool = Field(False, description="Decisions may use the sensitive attribute: a threshold for each group.")
-    allow_randomized_decisions: bool = Field(False, description="Group thresholds may leave some decisions to a coin.")
-    reason: str = Field(min_length=1, description="Why this is allowed, and who has said so.")
-
-
-class SitePlan(Section):
-    weight: PositiveFloat = Field(1.0, description="Approved weight in the aggregation, before robustness.weight_cap.")
-    declared_size: int | None = Field(None, ge=1, description="Training units that the site declares as public.")
-
-
-class EarlyStop(Section):
-    metric: Literal["worst_group_accuracy", "balanced_accuracy", "roc_auc", "accuracy"] = Field(
-        "worst_group_accuracy", description="Watched on the validation people of all sites."
-    )
-    patience: int = Field(3, ge=1, description="Rounds without a gain of min_delta before the run stops.")
-    min_delta: float = Field(0.0, ge=0.0, description="Smallest gain that counts.")
-
-
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)$")
-
-
-def _duration(value: object) -> object:
-    """'90s', '30m' or '2h' to seconds; a number is seconds already."""
-    match = _DURATION.match(value) if isinstance(value, str) else None
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else value
-
-
-class Federation(Section):
-    rounds: int = Field(5, ge=1, le=10_000, description="Epsilon is planned over all of them.")
-    aggregation: Literal["auto", "fedavg", "ffa"] = Field("auto", description="auto: ffa (A frozen) for LoRA under privacy, else fedavg.")
-    server_optimizer: Literal["none", "fedadam"] = Field("none", description="Flower's FedAdam over the averaged adapters.")
-    server_learning_rate: PositiveFloat = Field(0.01, description="Step of the server optimizer.")
-    sites: dict[str, SitePlan] = Field(default_factory=dict, description="Approved sites; empty in a simulation.")
-    min_sites: int = Field(3, ge=1, description="Quorum: a round with fewer valid replies fails.")
-    fraction: float = Field(1.0, gt=0.0, le=1.0, description="Share of the sites asked to train in a round.")
-    deadline: Annotated[float, Field(gt=0.0), BeforeValidator(_duration)] = Field(
-        1800.0, description="How long a round waits for replies: seconds, or '90s', '30m', '2h'."
-    )
-    early_stop: EarlyStop | None = None
-
-
-RobustRule = Literal["none", "median", "trimmed-mean", "krum", "multi-krum", "norm-bound"]
-_KEY_OF_RULE = {"trim_share": ("trimmed-mean",), "assumed_attackers": ("krum", "multi-krum"), "norm_bound": ("norm-bound",)}
-
-
-class Robustness(Section):
-    rule: RobustRule = Field("none", description="What is done to the updates before aggregation, against sites that attack.")
-    trim_share: float | None = Field(
-        None, gt=0.0, lt=0.5, description="trimmed-mean: share of the weight that is cut off at each end of every coordinate."
-    )
-    assumed_attackers: int | None = Field(None, ge=0, description="krum, multi-krum: f; federation.min_sites must be 2f + 3 or more.")
-    norm_bound: PositiveFloat | None = Field(
-        None, description="norm-bound: updates of the model are shortened to this norm; null: to the median norm of the round."
-    )
-    max_update_norm: PositiveFloat | None = Field(None, description="A reply that moves the adapter further (L2) is refused.")
-    weight_cap: float = Field(0.5, gt=0.0, le=1.0, description="No site weighs more than this share.")
-
-    @model_validator(mode="after")
-    def _keys_belong_to_the_rule(self) -> Robustness:
-        for key, rules in _KEY_OF_RULE.items():
-            if getattr(self, key) is not None and self.rule not in rules:
-                raise PydanticCustomError("CFG-300", f"robustness.{key} belongs to the rule {' or '.join(rules)}, which is not chosen.")
-        if self.rule == "trimmed-mean" and self.trim_share is None:
-            raise PydanticCustomError("CFG-301", "robustness.rule trimmed-mean needs robustness.trim_share.")
-        if self.rule in ("krum", "multi-krum") and self.assumed_attackers is None:
-            raise PydanticCustomError("CFG-301", f"robustness.rule {self.rule} needs robustness.assumed_attackers.")
-        return self
-
-
-class Partition(Section):
-    kind: Literal["iid", "dirichlet", "by-column", "by-group"] = Field(
-        "dirichlet", description="How the people are dealt to virtual sites."
-    )
-    by: str | None = Field(
-        None, description="dirichlet, by-group: a sensitive attribute or 'label'. by-column: a column that names the site."
-    )
-    alpha: PositiveFloat = Field(0.5, description="dirichlet: smaller is more unequal.")
-    redraw: bool = Field(
-        False,
-        description="Deal the people again, with the next sub-seed, until every site has people in each split and each label in training.",
-    )
-
-    @model_validator(mode="after")
-    def _by_where_needed(self) -> Partition:
-        if self.kind != "iid" and self.by is None:
-            raise PydanticCustomError("CFG-223", f"simulation.partition.kind {self.kind} needs simulation.partition.by.")
-        if self.redraw and self.kind == "by-column":
-            raise PydanticCustomError("CFG-340", "simulation.partition.redraw: a partition by column is not drawn at random.")
-        return self
-
-
-class Simulation(Section):
-    sites: int = Field(5, ge=1, le=10_000, description="Number of virtual sites.")
-    partition: Partition = Field(default_factory=lambda: Partition(kind="iid"))
-    seed: int = Field(7, ge=0, lt=2**63, description="Everything random in a simulation follows from it.")
-    engine: Literal["inprocess"] = Field("inprocess", description="All sites in this process, one shared base model.")
-    site: VirtualSite = Field(default_factory=VirtualSite)
 
 
 class Job(Section):
@@ -366,12 +151,26 @@ class Job(Section):
             raise PydanticCustomError(
                 "CFG-271", "tabular-classification trains builtin:linear or builtin:mlp, and no other task does (model.path)."
             )
-        if tabular and self.federation.aggregation == "ffa":
+        if tabular and self.aggregation != "fedavg":
             raise PydanticCustomError(
-                "CFG-276", "federation.aggregation ffa is a rule for LoRA; a tabular model has none. Use fedavg or auto."
+                "CFG-276", f"federation.aggregation {self.aggregation} is a rule for LoRA; a tabular model has none. Use fedavg or auto."
             )
         if tabular and (idle := self._set_for_nothing()):
             raise PydanticCustomError("CFG-277", f"These keys do nothing for tabular-classification; leave them out: {', '.join(idle)}.")
+        return self
+
+    @model_validator(mode="after")
+    def _aggregation_fits(self) -> Job:
+        if self.federation.server_optimizer != "none" and self.aggregation not in ("fedavg", "ffa"):
+            raise PydanticCustomError(
+                "CFG-290",
+                "federation.server_optimizer needs aggregation fedavg or ffa: the other rules write A and B anew.",
+            )
+        ranks = [site.rank for site in self.federation.sites.values() if site.rank is not None]
+        if ranks and self.aggregation != "flexlora":
+            raise PydanticCustomError("CFG-291", "federation.sites.NAME.rank is for aggregation flexlora; other rules need one rank.")
+        if ranks and max(ranks) > self.lora.r:
+            raise PydanticCustomError("CFG-292", "federation.sites.NAME.rank is larger than lora.r, the rank of the global adapter.")
         return self
 
     def _set_for_nothing(self) -> list[str]:
@@ -389,6 +188,22 @@ class Job(Section):
         return [key for key, is_set in changed.items() if is_set]
 
     @model_validator(mode="after")
+    def _several_labels_have_no_threshold(self) -> Job:
+        if self.data.label.multiclass and self.fairness.thresholds != "fixed":
+            raise PydanticCustomError(
+                "CFG-364",
+                "data.label.values has more than two labels, and one threshold does not choose among them. "
+                "Set fairness.thresholds: fixed, which predicts the most likely label.",
+            )
+        if self.data.label.multiclass and self.fairness.strategy != "none":
+            raise PydanticCustomError("CFG-364", "fairness.strategy steers two labels; data.label.values has more. Set it to none.")
+        if self.data.label.multiclass and self.steering_rounds:
+            raise PydanticCustomError(
+                "CFG-364", f"fairness.loss {self.fairness.loss} reads counts of two labels; data.label.values has more. Choose another."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _augmentation_has_something_to_swap(self) -> Job:
         if self.fairness.augment == "counterfactual":
             check_augment(self.data, self.fairness.identity_terms)
@@ -396,24 +211,21 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _fairness_acts_on_a_declared_attribute(self) -> Job:
-        fairness, sensitive = self.fairness, self.data.sensitive
-        if fairness.attribute is not None and fairness.attribute not in sensitive:
-            raise PydanticCustomError("CFG-243", "fairness.attribute is not one of data.sensitive.")
-        if (
-            not self.weighs_cells
-            and fairness.strategy == "none"
-            and fairness.group_constraint is None
-            and self.training.sampling == "uniform"
-        ):
+        fairness = self.fairness
+        check_intersections(self.data.sensitive, fairness.intersections)
+        if fairness.attribute is not None and fairness.attribute not in self.attributes:
+            raise PydanticCustomError("CFG-243", "fairness.attribute is neither one of data.sensitive nor of fairness.intersections.")
+        acts = self.weighs_cells or fairness.strategy != "none" or self.training.sampling != "uniform"
+        if not acts and fairness.group_constraint is None:
             return self
         if self.fairness_attribute is None:
             raise PydanticCustomError("CFG-311", "Weights and thresholds by group need a sensitive attribute under data.sensitive.")
-        if fairness.attribute is None and len(sensitive) > 1:  # their order is not part of the job's hash
+        if fairness.attribute is None and len(self.data.sensitive) > 1:  # their order is not part of the job's hash
             raise PydanticCustomError(
                 "CFG-314", "There are several sensitive attributes: name that of the weights and thresholds in fairness.attribute."
             )
         if fairness.cell_weights is not None:
-            groups = [*sensitive[self.fairness_attribute], UNKNOWN]
+            groups = [*self.attributes[self.fairness_attribute], UNKNOWN]
             check_cell_weights(fairness.cell_weights, groups=groups, labels=self.data.label.values, max_weight=fairness.max_weight)
         return self
 
@@ -447,6 +259,11 @@ class Job(Section):
         return self
 
     @property
+    def attributes(self) -> dict[str, list[str]]:
+        """Everything that is measured by group: ``data.sensitive``, then ``fairness.intersections``; groups without ``unknown``."""
+        return self.data.sensitive | crossed_categories(self.data.sensitive, self.fairness.intersections)
+
+    @property
     def fairness_attribute(self) -> str | None:
         """The attribute that weights and thresholds act on; None when the job declares none."""
         return self.fairness.attribute or next(iter(self.data.sensitive), None)
@@ -454,12 +271,8 @@ class Job(Section):
     @property
     def weighs_cells(self) -> bool:
         """Whether sites multiply clipped gradients by the weight of their cell."""
-        return self.steers_cells or self.fairness.loss in WEIGHING_LOSSES or self.fairness.cell_weights is not None
-
-    @property
-    def steers_cells(self) -> bool:
-        """Whether counts of the training people move the weights of cells."""
-        return bool(self.steering_rounds) and self.fairness.strategy not in SITE_STRATEGIES
+        fairness = self.fairness
+        return steers_cells(fairness) or fairness.loss in WEIGHING_LOSSES or fairness.cell_weights is not None
 
     @property
     def steering_rounds(self) -> range:
@@ -482,11 +295,17 @@ class Job(Section):
         return self.privacy.max_records_per_person if self.unit == "person" else 1
 
     @property
-    def aggregation(self) -> Literal["fedavg", "ffa"]:
+    def aggregation(self) -> Aggregation:
         """The aggregation rule, with ``auto`` resolved."""
         if self.federation.aggregation == "auto":
             return "fedavg" if self.privacy.mode == "none" or self.task == "tabular-classification" else "ffa"
         return self.federation.aggregation
+
+    @property
+    def server_learning_rate(self) -> float:
+        """Step of the server optimizer, with null resolved."""
+        usual = 1.0 if self.federation.server_optimizer == "fedavgm" else 0.01
+        return self.federation.server_learning_rate or usual
 
     @property
     def sha256(self) -> str:

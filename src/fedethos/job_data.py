@@ -27,9 +27,12 @@ class Label(Section):
                 "CFG-214",
                 "data.label.favorable is not one of data.label.values. Selection rates need to know which outcome is good for the person.",
             )
-        if len(self.values) > 2:
-            raise PydanticCustomError("CFG-215", "data.label.values has more than two labels; this version measures two-class tasks.")
         return self
+
+    @property
+    def multiclass(self) -> bool:
+        """Whether there are more than two labels: the most likely one is predicted, and no single threshold decides."""
+        return len(self.values) > 2
 
     @property
     def favorable_index(self) -> int:

@@ -64,7 +64,7 @@ def _check_shares(job: Job) -> None:
     shares, attribute = job.fairness.training_shares, job.fairness_attribute
     if shares is None or attribute is None:
         return
-    groups, labels = job.data.sensitive[attribute], set(job.data.label.values)
+    groups, labels = job.attributes[attribute], set(job.data.label.values)
     named = set(shares) == {*groups} or set(shares) == {*groups, UNKNOWN}
     if not named or any(set(by_label) != labels for by_label in shares.values()):
         raise PydanticCustomError(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
-    from fedethos.job import Fairness, Job
+    from fedethos.job import Job
+    from fedethos.job_fairness import Fairness
 
 SITE_STRATEGIES = ("fairfed", "afl", "qfedavg")
 """Strategies that move the weights of sites in the aggregation; the others move the weights of cells in training."""
@@ -26,7 +27,7 @@ def check_strategy(job: Job) -> None:
     ------
     PydanticCustomError
         CFG-341 beside constant weights, CFG-342 for keys that do nothing, CFG-343 when no round is left to steer,
-        CFG-344 for a constraint that the strategy does not know, CFG-345 for q-FedAvg beside another server's step.
+        CFG-344 for a constraint that the strategy does not know, CFG-345 for q-FedAvg beside another step of the server.
     """
     fairness = job.fairness
     if idle := _set_for_nothing(fairness):
@@ -38,8 +39,16 @@ def check_strategy(job: Job) -> None:
         raise PydanticCustomError("CFG-344", f"{fairness.strategy} knows {', '.join(known)} (fairness.constraint).")
     if fairness.steers and fairness.every >= job.federation.rounds:
         raise PydanticCustomError("CFG-343", "fairness.every leaves no round to steer: it has to be less than federation.rounds.")
-    if fairness.strategy == "qfedavg" and job.federation.server_optimizer != "none":
-        raise PydanticCustomError("CFG-345", "qfedavg makes the step of the server itself: set federation.server_optimizer: none.")
+    if fairness.strategy == "qfedavg" and (job.federation.server_optimizer != "none" or job.aggregation not in ("fedavg", "ffa")):
+        raise PydanticCustomError(
+            "CFG-345",
+            "qfedavg makes the step of the server itself: federation.server_optimizer none, federation.aggregation fedavg or ffa.",
+        )
+
+
+def steers_cells(fairness: Fairness) -> bool:
+    """Whether the strategy moves the weights of cells."""
+    return fairness.strategy != "none" and fairness.strategy not in SITE_STRATEGIES
 
 
 def _set_for_nothing(fairness: Fairness) -> list[str]:

@@ -7,9 +7,11 @@ whoever receives it. Every field of a reply carries its basis (``Basis``): why i
 type          request                          reply
 ============= ================================ ==========================================
 query.setup   arrays: frozen adapter tensors   statement: fedethos version, base-model hash
-train         arrays: trainable tensors        arrays: the same names; statement: the cost so far
-evaluate      arrays: trainable tensors        counts: int64 tables per attribute
+train         arrays: global tensors           arrays: those that train in this round; statement: the cost so far
+evaluate      arrays: global tensors           counts: int64 tables per attribute
 ============= ================================ ==========================================
+
+Which tensors are global and which train follows from the job's aggregation rule and the round (``aggregation.py``), on both sides.
 
 Instead of its reply a node may send ``error`` (a code from the fixed list and a random incident id).
 Next on the path: ``client/app.py`` answers these messages, ``server/loop.py`` sends them.
@@ -82,7 +84,7 @@ class SetupReply:
 
 @dataclass(frozen=True)
 class TrainReply:
-    """``arrays``: the new trainable tensors. ``epsilon`` is what all ``steps`` private steps so far cost; without
+    """``arrays``: what trained in this round. ``epsilon`` is what all ``steps`` private steps so far cost; without
     privacy it is None and ``steps`` are those of this round."""
 
     arrays: Arrays

@@ -87,6 +87,30 @@ class Attribute(Record):
         return value
 
 
+class ClassRates(Record):
+    """Of one label against the rest; ``count``: test people who have it."""
+
+    precision: Interval
+    recall: Interval
+    f1: Interval
+    count: int
+
+
+class ClassGap(Record):
+    """How the true positive rate (recall) of one label differs between groups, and what it is in each."""
+
+    true_positive_rate_difference: Interval
+    groups: dict[str, Interval]
+
+
+class Classes(Record):
+    """Where there are more than two labels: rates by label, and by attribute and label."""
+
+    worst_class_recall: Interval
+    labels: dict[str, ClassRates]
+    fairness: dict[str, dict[str, ClassGap]]
+
+
 class OracleMetrics(Record):
     accuracy: float | None
     balanced_accuracy: float | None
@@ -111,6 +135,24 @@ class OracleAttribute(Record):
     groups: dict[str, OracleGroup]
 
 
+class OracleClassRates(Record):
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    count: int
+
+
+class OracleClassGap(Record):
+    true_positive_rate_difference: float | None
+    groups: dict[str, float | None]
+
+
+class OracleClasses(Record):
+    worst_class_recall: float | None
+    labels: dict[str, OracleClassRates]
+    fairness: dict[str, dict[str, OracleClassGap]]
+
+
 class People(Record):
     train: Count
     validation: Count
@@ -124,6 +166,7 @@ class Oracle(Record):
     fairness: dict[str, OracleAttribute]
     baseline: OracleMetrics
     people: People
+    classes: OracleClasses | None
 
 
 class SitePrivacy(Record):
@@ -160,6 +203,7 @@ class Result(Record):
     baseline: Metrics | NotReleased
     metrics: Metrics
     fairness: dict[str, Attribute]
+    classes: Classes | None  # null for two labels
     privacy: PrivacySummary
     communication: Communication
     aggregation_error: float

@@ -12,8 +12,8 @@ from fedethos.client.model import NodeModel
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.data.counterfactual import with_copies
 from fedethos.data.records import Records, Swapped
-from fedethos.job import Training
-from fedethos.job_data import Data, Numeric
+from fedethos.job import Job, Training
+from fedethos.job_data import Numeric
 from fedethos.models.tabular import Architecture, make_tabular
 from fedethos.privacy.engine import ClippingEngine
 from fedethos.privacy.fused import FusedEngine
@@ -39,8 +39,25 @@ def records() -> Records:
     )
 
 
+def job(unit: str = "record", sensitive: dict[str, list[str]] | None = None) -> Job:
+    return Job.model_validate(
+        {
+            "name": "copies",
+            "task": "tabular-classification",
+            "model": {"path": "builtin:linear"},
+            "data": {
+                "path": "t",
+                "features": {"a": {"mean": 0, "scale": 1}},
+                "label": {"column": "l", "values": ["no", "yes"], "favorable": "yes"},
+                "sensitive": sensitive or {},
+                "person_id": "id" if unit == "person" else None,
+            },
+        }
+    )
+
+
 def examples(records: Records, unit: str = "record") -> Examples:
-    return Examples.of(records, unit, FeatureInputs(torch.from_numpy(records.features)))  # type: ignore[arg-type]
+    return Examples.of(records, job(unit), FeatureInputs(torch.from_numpy(records.features)))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -99,20 +116,14 @@ def test_without_a_bound_the_copies_are_rows_like_others(model: NodeModel, make_
 
 
 def test_count_tables_never_see_a_copy() -> None:
-    data = Data.model_validate(
-        {
-            "path": "t",
-            "features": {"a": {"mean": 0, "scale": 1}},
-            "label": {"column": "l", "values": ["no", "yes"], "favorable": "yes"},
-            "sensitive": {"sex": ["Female", "Male"]},
-        }
-    )
+    by_sex = job(sensitive={"sex": ["Female", "Male"]})
     everybody, both = examples(records()), examples(with_copies(records()))
     scores = np.linspace(-3, 3, len(both))
-    for declared in (data, data.model_copy(update={"sensitive": {}})):
+    for declared in (by_sex, job()):
         for name, table in tabulate(scores[:N], everybody, declared).items():
             np.testing.assert_array_equal(tabulate(scores, both, declared)[name], table)
             assert table.sum() == N
-    decided = tabulate_decisions(scores > 0, both, data)["sex"]
-    np.testing.assert_array_equal(decided, tabulate_decisions(scores[:N] > 0, everybody, data)["sex"])
+    favored = (scores > 0).astype(np.int64)
+    decided = tabulate_decisions(favored, 2, both, by_sex)["sex"]
+    np.testing.assert_array_equal(decided, tabulate_decisions(favored[:N], 2, everybody, by_sex)["sex"])
     assert decided.sum() == N

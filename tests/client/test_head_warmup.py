@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
 from fedethos.client.examples import Examples, TokenInputs
-from fedethos.client.head_warmup import trained_in
+from fedethos.client.head_warmup import head_first
 from fedethos.client.model import NodeModel
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.data.tokens import TokenTable
@@ -51,8 +51,8 @@ def examples() -> Examples:
 def moved_in(round: int, model: NodeModel, plan: StepPlan, engine: ClippingEngine, *, steps: int = 1) -> dict[str, np.ndarray]:
     training = Training(local_steps=steps, batch_size=4, optimizer="sgd", learning_rate=1.0, head_warmup_rounds=2)
     before = model.read()
-    with trained_in(round, model, training) as trained:
-        train_round(trained, examples(), training, plan, engine, lambda step: SeededSource(5, "site", round, step))
+    with model.training(head_first(model.exchanged_names, round, training)):
+        train_round(model, examples(), training, plan, engine, lambda step: SeededSource(5, "site", round, step))
     after = model.read()
     return {name: after[name] - before[name] for name in before}
 
@@ -100,12 +100,12 @@ def test_noise_goes_to_the_head_alone() -> None:
 
 def test_a_warm_up_round_that_fails_leaves_the_adapter_trainable() -> None:
     model = small_model()
-    training = Training(head_warmup_rounds=1)
-    with pytest.raises(RuntimeError), trained_in(1, model, training) as view:
-        assert set(view.parameters) == model.head_names()
+    names = head_first(model.exchanged_names, 1, Training(head_warmup_rounds=1))
+    with pytest.raises(RuntimeError), model.training(names):
+        assert set(model.parameters) == model.head_names()
         raise RuntimeError
     assert all(parameter.requires_grad for parameter in model.parameters.values())
-    assert set(model.parameters) == set(model.trainable_names)
+    assert set(model.parameters) == set(model.exchanged_names)
 
 
 def run(job_file: Path, out: Path, **training: object) -> dict[str, object]:

@@ -72,7 +72,7 @@ def test_a_private_update_carries_its_cost_and_nothing_else(node: Node) -> None:
     assert isinstance(reply, TrainReply)
     assert set(content) == {"arrays", "statement"}
     assert reply.basis is Basis.CHARGED
-    assert reply.arrays.keys() == set(node.model.trainable_names)
+    assert reply.arrays.keys() == set(node.model.exchanged_names)
     plan = plan_training(node.job, declared_size=node.declared_size)
     assert reply.epsilon == pytest.approx(plan.epsilon_after(node.job.training.local_steps), rel=1e-6)
     assert reply.epsilon < node.job.privacy.epsilon
@@ -110,6 +110,14 @@ def test_what_was_not_approved_is_refused(node: Node) -> None:
     assert refused(node, TRAIN, code) == "SEC-630"
 
 
+def test_a_residual_is_refused_where_the_rule_leaves_none(node: Node) -> None:
+    layer = next(name for name in node.model.exchanged_names if ".lora_B." in name).removesuffix(".lora_B.weight")
+    arrays = node.model.read()
+    d_out, d_in = arrays[f"{layer}.lora_B.weight"].shape[0], node.model.model.get_submodule(layer).in_features
+    residual = {f"{layer}.residual_B.weight": np.ones((d_out, 1), np.float32), f"{layer}.residual_A.weight": np.ones((1, d_in), np.float32)}
+    assert refused(node, TRAIN, encode_request(TRAIN, request(node, arrays={**arrays, **residual}))) == "SEC-632"
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_private_job_sends_no_exact_counts(node: Node, split: str) -> None:
     assert refused(node, EVALUATE, encode_request(EVALUATE, request(node, split=split))) == "PRIV-330"
@@ -128,7 +136,7 @@ def test_noisy_counts_are_paid_once_and_repeated_from_the_ledger(node: Node) -> 
     assert first.basis is Basis.CHARGED and first.sigma > 0.3
     assert arrays_sha256(first.tables) == arrays_sha256(again.tables)
     assert 0 < first.epsilon == again.epsilon <= node.job.privacy.epsilon
-    scores = tabulate(score(node.model, node.examples["test"], 1), node.examples["test"], node.job.data)
+    scores = tabulate(score(node.model, node.examples["test"], 1), node.examples["test"], node.job)
     exact = Layout(DEFAULT_CUTS, 30).tables(scores)
     assert {name: table.shape for name, table in first.tables.items()} == {name: table.shape for name, table in exact.items()}
     noise = np.concatenate([(first.tables[name] - exact[name]).ravel() for name in exact])

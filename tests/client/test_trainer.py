@@ -75,6 +75,42 @@ def test_one_step_moves_by_at_most_c_per_person(model: NodeModel) -> None:
     assert 0.0099 < np.linalg.norm(moved) <= 0.01 * (1 + 1e-5)
 
 
+def test_the_proximal_term_pulls_towards_the_start_and_takes_no_noise_or_clipping(model: NodeModel) -> None:
+    """By hand with plain SGD and learning rate 1: w1 = w0 - g0, then w2 = w1 - g1 - mu (w1 - w0)."""
+    plan = StepPlan(sampling_rate=0.0, expected_batch_size=4.0, noise_std=0.6)
+    start, mu = model.read(), 0.25
+    first, second = (
+        np.concatenate([noise[name].ravel() for name in sorted(noise)]) for noise in (step_of_pure_noise(model, step) for step in (0, 1))
+    )
+    model.load(start)
+    moved = change(model, sgd(local_steps=2, proximal_mu=mu), plan, OpacusEngine(1.0))
+    np.testing.assert_allclose(moved, first + second - mu * first, atol=1e-5)
+
+
+def step_of_pure_noise(model: NodeModel, step: int) -> dict[str, np.ndarray]:
+    """What step number ``step`` of the round adds when nobody is sampled: minus its noise over the batch."""
+    source = SeededSource(5, "site", 1, step)
+    source.uniform(RECORDS), source.uniform(1)  # the sample, and the seed of the dropout
+    sizes = {name: array.shape for name, array in sorted(model.read().items())}
+    noise = 0.6 / 4.0 * source.normal(sum(int(np.prod(shape)) for shape in sizes.values()))
+    moves, start = {}, 0
+    for name, shape in sizes.items():
+        end = start + int(np.prod(shape))
+        moves[name], start = -noise[start:end].reshape(shape), end
+    return moves
+
+
+def test_only_what_is_named_trains(model: NodeModel) -> None:
+    plan = StepPlan(sampling_rate=0.0, expected_batch_size=4.0, noise_std=0.6)
+    names = [name for name in model.exchanged_names if "query.lora_B" in name]
+    before = model.read()
+    with model.training(names, rank=3):
+        train_round(model, examples(), sgd(), plan, OpacusEngine(1.0), lambda step: SeededSource(5, "site", 1, step))
+    after = model.read()
+    assert {name for name in before if (before[name] != after[name]).any()} == set(names)
+    assert all(after[name][:, :3].all() and not after[name][:, 3:].any() for name in names)
+
+
 def test_the_head_has_its_own_learning_rate(model: NodeModel) -> None:
     plan = StepPlan(sampling_rate=1.0, expected_batch_size=4.0, noise_std=0.0)
     before = model.read()

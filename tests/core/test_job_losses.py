@@ -59,3 +59,20 @@ def test_group_dro_goes_with_group_balanced_sampling_as_in_its_paper(write_job: 
 def test_reweighing_asks_for_counts_once_or_not_at_all(write_job: Callable[..., Path]) -> None:
     assert list(load_job(write_job(fairness={"loss": "reweighing"})).steering_rounds) == [0]
     assert not load_job(write_job(fairness={"loss": "reweighing", "training_shares": SHARES})).steering_rounds
+
+
+@pytest.mark.parametrize("loss", ["reweighing", "group_dro"])
+def test_counts_of_more_than_two_labels_steer_nothing(write_job: Callable[..., Path], loss: str) -> None:
+    label = {"column": "race", "values": ["White", "Black", "Other"], "favorable": "White"}
+    with pytest.raises(FedethosError, match="CFG-364"):
+        load_job(write_job(data={"label": label}, fairness={"loss": loss, "thresholds": "fixed"}))
+
+
+def test_shares_may_be_those_of_an_intersection(write_job: Callable[..., Path]) -> None:
+    data = {"sensitive": {"sex": ["Female", "Male"], "race": ["White", "Black"]}}
+    fairness = {"loss": "reweighing", "intersections": [["sex", "race"]], "attribute": "sex*race"}
+    groups = load_job(write_job(data=data, fairness=fairness)).attributes["sex*race"]
+    shares = {group: {"<=50K": 0.2, ">50K": 0.05} for group in groups}
+    load_job(write_job(data=data, fairness={**fairness, "training_shares": shares}))
+    with pytest.raises(FedethosError, match="CFG-353"):
+        load_job(write_job(data=data, fairness={**fairness, "training_shares": {**SHARES}}))

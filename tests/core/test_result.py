@@ -9,7 +9,7 @@ from fedethos.result import Attribute, Interval, Result, in_declared_order, resu
 
 KEYS = {
     "name", "status", "rounds", "seconds", "engine", "basis", "oracle", "baseline", "metrics", "fairness", "privacy", "communication",
-    "aggregation_error", "group_aware",
+    "aggregation_error", "group_aware", "classes",
 }  # fmt: skip
 VALUE = {"value": 0.5, "low": 0.4, "high": 0.6, "abstained": False}
 WITHHELD = {"value": None, "low": None, "high": None, "abstained": True}
@@ -34,10 +34,12 @@ def result(**changes: object) -> dict:
             "fairness": {},
             "baseline": EXACT | {"roc_auc": 0.25},
             "people": {"train": 60, "validation": 10, "test": 30},
+            "classes": None,
         },
         "baseline": {},
         "metrics": dict.fromkeys(METRICS, VALUE),
         "fairness": {"sex": ATTRIBUTE},
+        "classes": None,
         "privacy": {
             "unit": "record",
             "adjacency": "add-remove",

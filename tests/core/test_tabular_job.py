@@ -27,6 +27,7 @@ TABULAR = JOBS / "adult-tabular.yaml"
         ("data.features.sex=[Male, Male]", "CFG-274"),
         ("data.features.income=['<=50K']", "CFG-275"),
         ("federation.aggregation=ffa", "CFG-276"),
+        ("federation.aggregation=fedex", "CFG-276"),
         ("lora.r=4", "CFG-277"),
         ("model.max_length=64", "CFG-277"),
         ("training.head_learning_rate=0.1", "CFG-277"),

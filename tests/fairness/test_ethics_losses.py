@@ -9,7 +9,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from fedethos.fairness.losses import LOSSES, LossName, counterfactual_consistency, cross_entropy, example_loss, focal
-from fedethos.job import Fairness
+from fedethos.job_fairness import Fairness
 
 LABELS = torch.tensor([0, 2, 1, 2, 0])
 ORIGINAL = torch.tensor([0, 1, 0, 3, 1])  # rows 2 and 4 are copies of rows 0 and 1

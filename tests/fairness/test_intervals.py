@@ -117,10 +117,12 @@ def test_overall_metrics_are_covered_at_least_93_percent(cells):
         "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
         "f1": 2 * tp / (2 * tp + fp + fn),
     }
-    hits = dict.fromkeys(truth, 0)
+    hits, nobody = dict.fromkeys(truth, 0), Count(np.zeros(1), np.zeros(1))
     for counts in rng.multinomial(400, cells, 600):
         parts = [Count(np.array([float(c)]), np.zeros(1)) for c in counts]
-        everyone = GroupCounts(true_positives=parts[0], false_negatives=parts[1], false_positives=parts[2], true_negatives=parts[3])
+        everyone = GroupCounts(
+            true_positives=parts[0], false_negatives=parts[1], false_positives=parts[2], true_negatives=parts[3], mislabeled=nobody
+        )
         for name, one in overall_estimates(everyone).items():
             hits[name] += one.low <= truth[name] <= one.high
     assert min(hits.values()) / 600 >= 0.93

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from fedethos.errors import FedethosError
 from fedethos.fairness.counts import Count
 from fedethos.fairness.histograms import BINS, EDGES, confusion, histogram
-from fedethos.fairness.suppression import withheld
+from fedethos.fairness.suppression import withheld, withheld_combinations
 from fedethos.fairness.threshold import FIXED_EDGE, base_rate_edge
 
 
@@ -86,3 +86,42 @@ def test_no_small_group_is_shown_or_recoverable(people):
     hidden = withheld(sizes(people), 11)
     assert all(size == 0 or size >= 11 for group, size in enumerate(people) if group not in hidden)
     assert len(hidden) != 1 or sum(size > 0 for size in people) == 1
+
+
+def crossed(table, hidden=(), parts=((2, ()), (3, ()))):
+    return withheld_combinations(sizes([*np.ravel(table), 0]), hidden, parts)
+
+
+def test_a_lone_withheld_combination_takes_another_of_each_of_its_sums_with_it():
+    assert crossed([[90, 80, 70], [60, 50, 40]]) == ()
+    # the one of 5 would be its row less two, and its column less one; so would be each complement of it
+    assert crossed([[90, 80, 5], [60, 50, 40]], hidden=(2,)) == (1, 2, 4, 5)
+
+
+def test_a_withheld_part_may_not_be_the_sum_of_its_combinations():
+    assert crossed([[90, 80, 70], [60, 50, 40]], parts=((2, ()), (3, (1, 2)))) == (4, 5)
+
+
+def determined(equations, unknown):
+    """Whether the equations fix this unknown: whether its unit vector lies in their row space."""
+    with_it = np.vstack([equations, np.eye(equations.shape[1])[unknown]])
+    return np.linalg.matrix_rank(with_it) == np.linalg.matrix_rank(equations)
+
+
+@given(st.lists(st.integers(0, 40), min_size=6, max_size=6))
+def test_no_small_combination_follows_from_the_sums_that_are_shown(people):
+    """By linear algebra over everything that is withheld, in both parts and their intersection."""
+    table = np.array(people).reshape(2, 3)
+    margins = [table.sum(axis=1), table.sum(axis=0)]
+    own = [withheld(sizes(margin), 11) for margin in margins]
+    hidden = withheld_combinations(sizes([*people, 0]), withheld(sizes([*people, 0]), 11), list(zip((2, 3), own, strict=True)))
+    names = [("cell", cell) for cell in hidden] + [(part, group) for part in (0, 1) for group in own[part]]
+    sums = [[("cell", cell) for cell in range(6)]]
+    sums += [[(part, group) for group in range(len(margins[part]))] for part in (0, 1)]
+    for part, axis in ((0, 0), (1, 1)):
+        for group in range(len(margins[part])):
+            sums.append([(part, group), *(("cell", int(cell)) for cell in np.take(np.arange(6).reshape(2, 3), group, axis=axis))])
+    equations = np.array([[float(name in one) * (-1 if name[0] != "cell" else 1) for name in names] for one in sums])
+    for place, (kind, group) in enumerate(names):
+        if kind == "cell" and 0 < people[group] < 11 and (table > 0).sum() > 1:
+            assert not determined(equations, place)

@@ -140,6 +140,7 @@ def _oracle(story: Story) -> dict | None:
         "metrics": {"accuracy": 0.826, "balanced_accuracy": 0.776, "f1": 0.661, "roc_auc": 0.871, "worst_group_accuracy": 0.793},
         "baseline": {"accuracy": 0.611, "balanced_accuracy": 0.563, "f1": 0.401, "roc_auc": 0.588, "worst_group_accuracy": 0.570},
         "people": {"train": 5702, "validation": 979, "test": 2937},
+        "classes": None,
         "fairness": {
             attribute: {name: value[0] or 0.21 for name, value in GAPS[attribute].items()}
             | {
@@ -185,6 +186,7 @@ def _result(story: Story) -> dict:
         "baseline": {} if story.basis == "released" else _metrics(0.24),
         "metrics": _metrics(),
         "fairness": _attributes(story),
+        "classes": None,
         "privacy": {
             "unit": "record",
             "adjacency": "add-remove",

@@ -55,7 +55,7 @@ def test_without_privacy_the_weights_follow_the_exact_rates_of_the_training_peop
         load_job(job_file), base=tmp_path, scratch=tmp_path, ledger=tmp_path / "other.sqlite", observer=Silent()
     ) as federation:
         arrays = load_file(tmp_path / "run/checkpoints/round-0001/arrays.safetensors")
-        federation.model.load({name: arrays[name] for name in federation.model.trainable_names})
+        federation.model.load({name: arrays[name] for name in federation.model.exchanged_names})
         parts = [node.examples["train"] for node in federation.nodes.values()]
         favored = np.concatenate([score(federation.model, part, 1) for part in parts]) >= 0.0
     label = np.concatenate([part.label for part in parts])
@@ -125,7 +125,7 @@ def test_fairfed_weighs_sites_by_the_distance_of_their_own_gap(write_job, tmp_pa
         load_job(job_file), base=tmp_path, scratch=tmp_path, ledger=tmp_path / "other.sqlite", observer=Silent()
     ) as federation_of_nodes:
         arrays = load_file(tmp_path / "run/checkpoints/round-0001/arrays.safetensors")
-        federation_of_nodes.model.load({name: arrays[name] for name in federation_of_nodes.model.trainable_names})
+        federation_of_nodes.model.load({name: arrays[name] for name in federation_of_nodes.model.exchanged_names})
         parts = {
             federation_of_nodes.sites[node_id].name: (score(federation_of_nodes.model, part, 1) >= 0.0, part.label, part.groups["sex"])
             for node_id, node in federation_of_nodes.nodes.items()

@@ -38,7 +38,7 @@ def everybody(job_file: Path, tmp_path: Path, adapter: Path) -> dict[str, tuple[
         load_job(job_file), base=job_file.parent, scratch=tmp_path, ledger=tmp_path / "other.sqlite", observer=Silent()
     ) as federation:
         model = federation.model
-        model.load({name: arrays[name] for name in model.trainable_names})
+        model.load({name: arrays[name] for name in model.exchanged_names})
         return {
             split: tuple(
                 np.concatenate(parts)

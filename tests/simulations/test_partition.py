@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
-from fedethos.job import Partition
+from fedethos.job_simulation import Partition
 from fedethos.simulations.partition import check_site_labels, partition
 
 LABELS = ["no", "yes"]

@@ -66,7 +66,7 @@ def people_after_round_1(job_file: Path, out: Path) -> People:
         load_job(job_file), base=job_file.parent, scratch=out, ledger=out / "other.sqlite", observer=Silent()
     ) as federation:
         arrays = load_file(out / "checkpoints/round-0001/arrays.safetensors")
-        federation.model.load({name: arrays[name] for name in federation.model.trainable_names})
+        federation.model.load({name: arrays[name] for name in federation.model.exchanged_names})
         for node_id, node in federation.nodes.items():
             part = node.examples["train"]
             wrong = (score(federation.model, part, 1) >= 0.0) != (part.label == 1)
@@ -152,7 +152,8 @@ def test_a_private_run_pays_for_the_counts_of_its_sites(write_job, tmp_path: Pat
         ({"fairness": {"strategy": "term", "learning_rate": 0.1}}, "CFG-342"),
         ({"fairness": {"strategy": "afl", "q": 2.0}}, "CFG-342"),
         ({"fairness": {"strategy": "qfedavg", "tilt": 2.0}}, "CFG-342"),
-        ({"fairness": {"strategy": "qfedavg"}, "federation": {"server_optimizer": "fedadam"}}, "CFG-345"),
+        ({"fairness": {"strategy": "qfedavg"}, "federation": {"server_optimizer": "fedadam", "aggregation": "ffa"}}, "CFG-345"),
+        ({"fairness": {"strategy": "qfedavg"}, "federation": {"aggregation": "fedsvd"}}, "CFG-345"),
     ],
 )
 def test_keys_that_a_strategy_does_not_read_are_refused(write_job, changes: dict[str, dict[str, object]], code: str) -> None:

@@ -47,6 +47,7 @@ def make_result(
                 "metrics": exact,
                 "baseline": exact,
                 "people": {"train": 1, "validation": 1, "test": 1},
+                "classes": None,
                 "fairness": {"sex": {**dict.fromkeys(gaps, 0.2), "groups": groups}},
             },
             "baseline": {},
@@ -59,6 +60,7 @@ def make_result(
                 "secure_rng": False,
                 "sites": {f"site-{eps}": {"epsilon": eps, "delta": 1e-5, "steps": 1, "releases": 1} for eps in (2.5, 3.0)},
             },
+            "classes": None,
             "communication": {"bytes_up": 1, "bytes_down": 1},
             "aggregation_error": 0.0,
         }

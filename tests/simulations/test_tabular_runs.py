@@ -105,6 +105,32 @@ def test_full_batches_without_privacy_are_gradient_descent_and_its_weighted_aver
     np.testing.assert_allclose(trained["layers.0.bias"], expected_bias, atol=1e-5)
 
 
+def test_fedprox_and_server_momentum_are_their_papers_equations(tabular_job: Writer, tmp_path: Path) -> None:
+    """One site, two rounds: local steps with the gradient + mu (w - w_global); then m <- beta m + (w_global - w), w_global - eta m."""
+    rate, mu, beta, eta = 0.5, 0.8, 0.5, 0.9
+    job_file = tabular_job(
+        **OPEN,
+        training={"local_steps": 4, "batch_size": 1_000_000, "optimizer": "sgd", "learning_rate": rate, "proximal_mu": mu},
+        federation={"rounds": 2, "server_optimizer": "fedavgm", "server_momentum": beta, "server_learning_rate": eta},
+        simulation={"sites": 1},
+    )
+    run(job_file, tmp_path / "run", "robustness.weight_cap=1.0")
+    (site,) = json.loads((tmp_path / "run/manifest.json").read_text())["sites"].values()
+    (splits,) = site_records(load_job(job_file), job_file.parent).values()
+    x = np.column_stack([splits["train"].features.astype(np.float64), np.ones(len(splits["train"].label))])
+    sent, momentum = np.zeros((2, x.shape[1])), np.zeros((2, x.shape[1]))
+    for _ in range(2):
+        local = sent.copy()
+        for _ in range(4):
+            odds = np.exp(x @ local.T)
+            residual = odds / odds.sum(1, keepdims=True) - np.eye(2)[splits["train"].label]
+            local -= rate * (residual.T @ x / site["declared_size"] + mu * (local - sent))
+        momentum = beta * momentum + (sent - local)
+        sent = sent - eta * momentum
+    trained = weights(tmp_path / "run")
+    np.testing.assert_allclose(np.column_stack([trained["layers.0.weight"], trained["layers.0.bias"]]), sent, atol=1e-5)
+
+
 @pytest.mark.parametrize("model", [{"path": "builtin:linear"}, {"path": "builtin:mlp", "hidden": [8]}])
 def test_the_fused_engine_gives_the_model_that_opacus_gives(tabular_job: Writer, tmp_path: Path, model: dict[str, object]) -> None:
     job_file = tabular_job(model=model, training={"optimizer": "sgd", "learning_rate": 0.5}, privacy={"epsilon": 40.0})

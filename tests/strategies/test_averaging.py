@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedethos.strategies.averaging import aggregation_error, capped_shares, lora_pairs, weighted_mean
+from fedethos.aggregation import layers_of
+from fedethos.strategies.averaging import aggregation_error, capped_shares, weighted_mean
 
 
 def test_weighted_mean_by_hand() -> None:
@@ -50,8 +51,8 @@ def random_adapter(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {A: rng.normal(size=(2, 5)).astype(np.float32), B: rng.normal(size=(4, 2)).astype(np.float32)}
 
 
-def test_pairs_by_name() -> None:
-    assert lora_pairs({A, B, "classifier.weight"}) == [(A, B)]
+def test_layers_by_name() -> None:
+    assert layers_of({A, B, "classifier.weight", "base.layer.5.residual_A.weight"}) == ["base.layer.5"]
 
 
 def test_error_is_the_distance_to_the_mean_product() -> None:
@@ -60,13 +61,13 @@ def test_error_is_the_distance_to_the_mean_product() -> None:
     aggregated = weighted_mean([one, two], [1, 3])
     mean = 0.25 * one[B] @ one[A] + 0.75 * two[B] @ two[A]
     expected = np.linalg.norm(aggregated[B] @ aggregated[A] - mean) / np.linalg.norm(mean)
-    assert aggregation_error([one, two], [1, 3], aggregated, {}) == pytest.approx(expected, rel=1e-5)
+    assert aggregation_error(one, [one, two], [1, 3], aggregated, {}) == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_error_when_sites_agree_or_a_is_frozen() -> None:
     rng = np.random.default_rng(1)
     one, two = random_adapter(rng), random_adapter(rng)
-    assert aggregation_error([one, one], [1, 1], one, {}) == pytest.approx(0.0, abs=1e-7)
+    assert aggregation_error(two, [one, one], [1, 1], one, {}) == pytest.approx(0.0, abs=1e-7)
     frozen = {A: one[A]}
     updates = [{B: one[B]}, {B: two[B]}]
-    assert aggregation_error(updates, [1, 1], weighted_mean(updates, [1, 1]), frozen) == 0.0
+    assert aggregation_error({B: two[B]}, updates, [1, 1], weighted_mean(updates, [1, 1]), frozen) == pytest.approx(0.0, abs=1e-6)

@@ -26,6 +26,9 @@ from transformers.pytorch_utils import Conv1D
 from fedethos.errors import FedethosError
 from fedethos.job import Lora
 from fedethos.models.base import head_modules
+from fedethos.models.core import without_core
+from fedethos.models.residual import whole_adapter
+from fedethos.models.tensors import Arrays
 
 _ADAPTER = "default"  # PEFT's name for the only adapter
 
@@ -80,14 +83,19 @@ def frozen_names(model: PeftModel) -> list[str]:
     return [name for name, parameter in named_adapter_parameters(model).items() if not parameter.requires_grad]
 
 
-def save_adapter(folder: Path, model: PeftModel) -> None:
+def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``: the same bytes for the same adapter, no path of this machine.
 
     Plain PEFT loads it: ``PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(BASE), folder)``.
+    With a ``residual`` each layer gets the rank that both need together (PEFT's ``rank_pattern``), at the same lora_alpha / r.
     """
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in named_adapter_parameters(model).items()}
+    tensors, ranks = whole_adapter(without_core(tensors), residual or {})
     settings = model.peft_config[_ADAPTER].to_dict()
+    scaling = settings["lora_alpha"] / settings["r"]
     settings |= {
+        "rank_pattern": ranks,
+        "alpha_pattern": {layer: scaling * rank for layer, rank in ranks.items()},
         "inference_mode": True,
         "modules_to_save": head_modules(model.get_base_model()),
         "target_modules": sorted(settings["target_modules"]),

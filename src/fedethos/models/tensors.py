@@ -24,7 +24,7 @@ def read_arrays(parameters: Named, names: Iterable[str]) -> dict[str, npt.NDArra
 
 
 def write_arrays(parameters: Named, arrays: Arrays) -> None:
-    """Overwrite parameters: exactly the trainable ones, or exactly the frozen ones. Nothing is written on an error.
+    """Overwrite parameters: exactly the trainable ones, exactly the frozen ones, or all. Nothing is written on an error.
 
     Raises
     ------
@@ -33,10 +33,9 @@ def write_arrays(parameters: Named, arrays: Arrays) -> None:
     """
     frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
     given = set(arrays)
-    if given != frozen or not given:
-        trainable = set(parameters) - frozen
-        if given != trainable:
-            raise _wrong_names(len(given - trainable), len(trainable - given))
+    trainable = set(parameters) - frozen
+    if not given or given not in (frozen, trainable, set(parameters)):
+        raise _wrong_names(len(given - trainable), len(trainable - given))
     for name, array in arrays.items():
         _check_array(name, array, tuple(parameters[name].shape))
     with torch.no_grad():
