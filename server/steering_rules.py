@@ -53,8 +53,8 @@ def moved_sites(weights: Mapping[str, float], sites: Mapping[str, GroupCounts], 
 
 
 def site_risks(before: Mapping[str, float], sites: Mapping[str, GroupCounts], everybody: GroupCounts) -> dict[str, float]:
-    """Each site's F_k for q-FedAvg; a site without counts keeps its last one, or has everybody's."""
-    common = risk(everybody)
+    """Each site's F_k for q-FedAvg; a site without counts keeps its last one, or has everybody's (1 where nobody was counted)."""
+    common = risk(everybody) if np.isfinite(risk(everybody)) else 1.0
     found = {name: risk(counts) for name, counts in sites.items()}
     values = {name: found.get(name, np.nan) if np.isfinite(found.get(name, np.nan)) else known for name, known in before.items()}
     return {name: max(value if np.isfinite(value) else common, qfedavg.LEAST_RISK) for name, value in values.items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedethos.fairness.counts import GroupCounts
+from fedethos.server.steering_rules import site_risks
 from fedethos.strategies import afl, qfedavg
 from fedethos.strategies.fedminmax import FedMinMax
 from fedethos.strategies.risks import known_groups, risk, risks
@@ -58,6 +59,15 @@ def test_afl_moves_to_the_site_with_the_larger_risk() -> None:
     late = afl.updated({"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 0.1, "b": 0.3, "c": math.nan}, learning_rate=1.0)
     assert late == pytest.approx({"a": 0.4, "b": 0.4, "c": 0.2})
     assert afl.updated({"a": 0.5, "b": 0.5}, {"a": 1.0, "b": 0.0}, learning_rate=9.0) == {"a": 1.0, "b": 0.0}
+
+
+def test_a_site_without_counts_has_the_last_risk_or_that_of_everybody() -> None:
+    none = GroupCounts.of(np.zeros((3, 2, 2), dtype=np.int64), favorable=1)
+    right = GroupCounts.of(np.array([[[9, 0], [0, 9]]] * 3), favorable=1)
+    before = {"a": math.nan, "b": 0.7, "c": math.nan, "d": math.nan}
+    found = site_risks(before, {"a": COUNTS, "b": none, "d": right}, COUNTS)
+    assert found == pytest.approx({"a": 150 / 520, "b": 0.7, "c": 150 / 520, "d": qfedavg.LEAST_RISK})
+    assert site_risks({"a": math.nan}, {}, none) == {"a": 1.0}
 
 
 @pytest.mark.parametrize("q", [0.0, 0.5, 2.0])
