@@ -20,7 +20,7 @@ from fedethos.strategies.fedminmax import FedMinMax
 from fedethos.strategies.risks import risk
 from fedethos.strategies.term import Tilted
 
-LEARNING_RATES: Mapping[str, float] = {"controller": 3.0, "fairfed": 1.0, "fedfb": 0.01, "fedminmax": 1.0, "afl": 1.0}
+LEARNING_RATES: Mapping[str, float] = {"controller": 3.0, "fairfed": 1.0, "fedfb": 0.01, "fedminmax": 0.1, "afl": 0.1}
 """``fairness.learning_rate: null``."""
 
 

@@ -44,7 +44,7 @@ class Fairness(Section):
     learning_rate: PositiveFloat | None = Field(
         None,
         description="Step of the weights for a gap of 1. null: 3 for controller and, for 1 nat of loss, group_dro (on a log scale), 1 for "
-        "fairfed (its beta), fedminmax and afl, 0.01 for fedfb (its alpha, whatever the gap).",
+        "fairfed (its beta), 0.1 for fedminmax and afl, 0.01 for fedfb (its alpha, whatever the gap).",
     )
     q: float = Field(1.0, ge=0.0, le=10.0, description="qfedavg: a site counts by its risk to this power; 0 is FedAvg.")
     tilt: float = Field(5.0, gt=0.0, le=50.0, description="term: t; a group weighs exp(t times its risk).")
