@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fedethos.job import Training
 
-
-def head_first(names: Iterable[str], round: int, training: Training) -> list[str]:
+def head_first(names: Iterable[str], round: int, *, warmup_rounds: int) -> list[str]:
     """What trains in ``round`` (1 is the first) of ``names``, which the aggregation rule trains: in a warm-up round the head alone."""
-    return [name for name in names if round > training.head_warmup_rounds or "lora_" not in name]
+    return [name for name in names if round > warmup_rounds or "lora_" not in name]

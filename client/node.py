@@ -140,7 +140,7 @@ class Node:
         examples = balanced(weighed(self.examples["train"], weights, self.job), self.job, self.declared_size)
         loss = example_loss(self.job.fairness)
         names = trained_in(self.job.aggregation, round, self.model.exchanged_names)
-        with self.model.training(head_first(names, round, self.job.training), rank=self.rank):
+        with self.model.training(head_first(names, round, warmup_rounds=self.job.head_warmup_rounds), rank=self.rank):
             train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
         return self.model.read(names)
 

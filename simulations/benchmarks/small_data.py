@@ -138,7 +138,7 @@ def _update(node: Node, round: int, arrays: Arrays, noise_multiplier: float) -> 
     plan = StepPlan.of(node.job, declared_size=node.declared_size, noise_multiplier=noise_multiplier)
     engine = clipping_engine(node.job, node.job.privacy.max_grad_norm)
     names = trained_in(node.job.aggregation, round, node.model.exchanged_names)
-    with node.model.training(head_first(names, round, node.job.training)):
+    with node.model.training(head_first(names, round, warmup_rounds=node.job.head_warmup_rounds)):
         train_round(node.model, node.examples["train"], node.job.training, plan, engine, lambda step: node.source_of(round, step))
     return node.model.read(names)
 

@@ -26,6 +26,7 @@ from fedethos.job_simulation import Simulation
 from fedethos.job_strategy import check_strategy, steers_cells
 from fedethos.section import PositiveFloat, Section
 
+_WARMUP_ROUNDS, _ROUNDS_WITH_WARMUP = 2, 5  # measured in docs/benchmarks.md, "Small data"
 LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
 
 
@@ -80,8 +81,9 @@ class Training(Section):
         allow_inf_nan=False,
         description="FedProx: pull towards the round's global model; under privacy added after the noise.",
     )
-    head_warmup_rounds: int = Field(
-        0, ge=0, description="In so many first rounds the classification head trains alone, with the whole clipping bound."
+    head_warmup_rounds: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="In so many first rounds the classification head trains alone. auto: two, if a private job has five rounds or more.",
     )
     iterate_average: Literal["none", "tail", "ema"] = Field(
         "none",
@@ -126,7 +128,7 @@ class Job(Section):
             )
         if self.simulation.site.caps is not None and self.privacy.mode == "none":
             raise PydanticCustomError("CFG-261", "simulation.site.caps is given, but under privacy.mode none no ledger counts anything.")
-        if self.training.head_warmup_rounds > self.federation.rounds:
+        if self.head_warmup_rounds > self.federation.rounds:
             raise PydanticCustomError("CFG-250", "training.head_warmup_rounds is larger than federation.rounds.")
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
@@ -180,7 +182,7 @@ class Job(Section):
             "lora": self.lora != Lora(),
             "model.sha256": self.model.sha256 is not None,
             "model.max_length": self.model.max_length != Model.model_fields["max_length"].default,
-            "training.head_warmup_rounds": training.head_warmup_rounds > 0,
+            "training.head_warmup_rounds": training.head_warmup_rounds not in ("auto", 0),
             "training.head_learning_rate": training.head_learning_rate is not None,
             "training.cache_frozen_prefix": training.cache_frozen_prefix != "auto",
             "training.cache_dtype": training.cache_dtype != "float32",
@@ -288,6 +290,14 @@ class Job(Section):
         if self.privacy.unit == "auto":
             return "person" if self.data.person_id else "record"
         return self.privacy.unit
+
+    @property
+    def head_warmup_rounds(self) -> int:
+        """Rounds in which the head trains alone, with ``auto`` resolved."""
+        if self.training.head_warmup_rounds != "auto":
+            return self.training.head_warmup_rounds
+        adapts = self.privacy.mode != "none" and self.task != "tabular-classification"
+        return _WARMUP_ROUNDS if adapts and self.federation.rounds >= _ROUNDS_WITH_WARMUP else 0
 
     @property
     def rows_per_unit(self) -> int:

@@ -49,9 +49,9 @@ def examples() -> Examples:
 
 
 def moved_in(round: int, model: NodeModel, plan: StepPlan, engine: ClippingEngine, *, steps: int = 1) -> dict[str, np.ndarray]:
-    training = Training(local_steps=steps, batch_size=4, optimizer="sgd", learning_rate=1.0, head_warmup_rounds=2)
+    training = Training(local_steps=steps, batch_size=4, optimizer="sgd", learning_rate=1.0)
     before = model.read()
-    with model.training(head_first(model.exchanged_names, round, training)):
+    with model.training(head_first(model.exchanged_names, round, warmup_rounds=2)):
         train_round(model, examples(), training, plan, engine, lambda step: SeededSource(5, "site", round, step))
     after = model.read()
     return {name: after[name] - before[name] for name in before}
@@ -100,7 +100,7 @@ def test_noise_goes_to_the_head_alone() -> None:
 
 def test_a_warm_up_round_that_fails_leaves_the_adapter_trainable() -> None:
     model = small_model()
-    names = head_first(model.exchanged_names, 1, Training(head_warmup_rounds=1))
+    names = head_first(model.exchanged_names, 1, warmup_rounds=1)
     with pytest.raises(RuntimeError), model.training(names):
         assert set(model.parameters) == model.head_names()
         raise RuntimeError
@@ -141,3 +141,16 @@ def test_a_warm_up_longer_than_the_job_is_refused(write_job) -> None:
     with pytest.raises(FedethosError) as refused:
         load_job(write_job(training={"head_warmup_rounds": 4}))
     assert refused.value.code == "CFG-250"
+
+
+@pytest.mark.parametrize(
+    ("sections", "rounds"),
+    [
+        ({"federation": {"rounds": 5}}, 2),
+        ({"federation": {"rounds": 4}}, 0),
+        ({"federation": {"rounds": 5}, "privacy": {"mode": "none", "epsilon": None}}, 0),
+        ({"federation": {"rounds": 5}, "training": {"head_warmup_rounds": 0}}, 0),
+    ],
+)
+def test_a_private_job_of_five_rounds_warms_its_head_up_unless_told_otherwise(write_job, sections, rounds):
+    assert load_job(write_job(**sections)).head_warmup_rounds == rounds
