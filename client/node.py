@@ -5,6 +5,7 @@ The node trusts nothing in a message: job hash, contract, round and tensor shape
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,11 @@ from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.planner import TRAIN
 from fedethos.privacy.randomness import RandomSource
 
+local_log = logging.getLogger("fedethos.incidents.training")  # the site's own; nothing of it is sent
+
 SourceOf = Callable[..., RandomSource]  # (round, step) for training, (purpose, round) for counts -> random numbers
+
+NOT_FINITE = "round %d: %d times a %s added nothing, because a value of the gradient was not finite"
 
 
 @dataclass
@@ -141,7 +146,9 @@ class Node:
         loss = example_loss(self.job.fairness)
         names = trained_in(self.job.aggregation, round, self.model.exchanged_names)
         with self.model.training(head_first(names, round, warmup_rounds=self.job.head_warmup_rounds), rank=self.rank):
-            train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+            left_out = train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+        if left_out:
+            local_log.warning(NOT_FINITE, round, left_out, self.job.unit)
         return self.model.read(names)
 
     def _load(self, request: Request) -> None:
