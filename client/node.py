@@ -126,11 +126,12 @@ class Node:
 
     def _releases_from(self, round: int, split: SplitName) -> int:
         """How many releases of this split's counts the plan needs from this round on, at least one."""
+        of_baseline = int(self.job.privacy.metrics.baseline and round > 0)  # asked for last
         if split == "validation":
-            return max(1, self.job.federation.rounds - round + 1)
+            return (max(1, self.job.federation.rounds - round + 1) if round else 1) + of_baseline
         if split == "train":
             return max(1, sum(due >= round for due in self.job.steering_rounds) + (self.job.fairness.group_constraint is not None))
-        return 1
+        return 1 + of_baseline
 
     def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)

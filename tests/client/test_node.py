@@ -210,6 +210,20 @@ def test_after_lost_counts_there_is_still_room_for_all_that_the_strategy_will_as
         assert reply.sigma > before.sigma
 
 
+@pytest.mark.parametrize("lost", [3, 0])
+def test_after_lost_counts_there_is_still_room_for_those_of_the_untrained_model(open_node, lost: int) -> None:
+    node = open_node(privacy={"secure_rng": True, "metrics": {"baseline": True}})
+    asked = [3, 0]  # the final model, then the untrained one
+    for number in asked[: asked.index(lost)]:
+        ask(node, EVALUATE, encode_request(EVALUATE, request(node, round=number, split="test", cuts=DEFAULT_CUTS, edge=32)))
+    assert node.ledger is not None
+    node.ledger.reserve("groups+scores/test", lost)  # paid, and killed before the reply was stored
+    for number in asked:
+        content = encode_request(EVALUATE, request(node, round=number, split="test", cuts=DEFAULT_CUTS, edge=32))
+        assert isinstance(decode_reply(EVALUATE, ask(node, EVALUATE, content)), EvaluateReply)
+    assert node.ledger.spent() <= node.job.privacy.epsilon
+
+
 def test_decisions_by_group_are_counted_for_every_attribute(open_node) -> None:
     node = open_node(
         privacy={"mode": "none", "epsilon": None},
