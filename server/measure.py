@@ -52,6 +52,9 @@ class Measure(Protocol):
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement: ...
 
+    def of_personal(self) -> Measure:
+        """The same of every site's personal adapter in place of the one that is given."""
+
 
 class ExactMeasure(Measure, Protocol):
     """What only a simulation has: exact values, and the exact number of people by split."""
@@ -59,15 +62,18 @@ class ExactMeasure(Measure, Protocol):
     @property
     def people(self) -> Mapping[SplitName, int]: ...
 
+    def of_personal(self) -> ExactMeasure: ...
+
 
 @dataclass(frozen=True)
 class Everybody:
-    """All sites of a run, to be asked for counts by message."""
+    """All sites of a run, to be asked for counts by message; ``personal``: for those of their personal adapters."""
 
     grid: Grid
     job: Job
     run: str
     sites: Mapping[int, Site]
+    personal: bool = False
 
     def ask(
         self, arrays: Arrays, split: SplitName, round: int, layout: Layout, check: Callable[[Site, EvaluateReply], None]
@@ -90,6 +96,7 @@ class Everybody:
             attribute=layout.rules.attribute if layout.rules else layout.attribute,
             group_cuts=layout.group_cuts,
             rules=layout.rules.numbers if layout.rules else None,
+            personal=self.personal,
         )
         content = encode_request(EVALUATE, request)
         messages = [Message(content, node_id, EVALUATE, group_id=str(round)) for node_id in self.sites]
@@ -105,6 +112,10 @@ class EvaluateBySites:
 
     everybody: Everybody
     basis: MeasureBasis = "unprotected"
+
+    def of_personal(self) -> EvaluateBySites:
+        """The same of every site's personal adapter."""
+        return EvaluateBySites(replace(self.everybody, personal=True))
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
         shapes = shapes_of(self.everybody.job, layout)
@@ -125,6 +136,10 @@ class ReleaseBySites:
 
     everybody: Everybody
     basis: MeasureBasis = "released"
+
+    def of_personal(self) -> ReleaseBySites:
+        """The same of every site's personal adapter."""
+        return ReleaseBySites(replace(self.everybody, personal=True))
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
         shapes = layout.shapes(self.everybody.job.attributes, len(self.everybody.job.data.label.values))

@@ -140,10 +140,11 @@ class Scene:
             for node_id, node in federation.nodes.items()
         }
 
-    def honest(self, federation: Federation) -> list[Node]:
-        """The nodes whose people exact values are about."""
+    def honest(self, federation: Federation) -> dict[str, Node]:
+        """The nodes whose people exact values are about, by site."""
         bad = self._bad(_names(federation))
-        return [node for node_id, node in federation.nodes.items() if federation.sites[node_id].name not in bad]
+        named = {federation.sites[node_id].name: node for node_id, node in federation.nodes.items()}
+        return {name: node for name, node in named.items() if name not in bad}
 
     def marks(self, federation: Federation) -> list[str]:
         """What every page of the run says."""

@@ -213,7 +213,9 @@ def _shares(job: Job, given: list[str]) -> dict[str, list[float]]:
 
 
 def _print_costs(job: Job, sizes: dict[str, int], costs: dict[int, SiteCost]) -> None:
-    typer.echo(f"job          {job.name}: {job.federation.rounds} rounds of {job.training.local_steps} steps")
+    from fedethos.wording import steps_words
+
+    typer.echo(f"job          {job.name}: {job.federation.rounds} rounds of {steps_words(job)}")
     if not costs:
         typer.echo("privacy      none: sites send exact updates and counts")
         return
