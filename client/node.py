@@ -6,6 +6,7 @@ The node trusts nothing in a message: job hash, contract, round and tensor shape
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import fedethos
@@ -16,7 +17,7 @@ from fedethos.client.examples import Examples
 from fedethos.client.group_sampling import balanced
 from fedethos.client.head_warmup import head_first
 from fedethos.client.model import NodeModel
-from fedethos.client.personal import PersonalAdapter, train_personal
+from fedethos.client.personal import PersonalAdapter, train_personal, unnoticed
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
@@ -68,6 +69,13 @@ class Node:
     def train(self, request: Request) -> TrainReply:
         """One round of local training from the given adapter. A round that was answered before is answered with the stored bytes."""
         self._check(request, rounds=range(1, self.job.federation.rounds + 1))
+        if (self.personal is None) != (self.job.training.personal is None):
+            raise FedethosError(
+                "NODE-531",
+                "The job keeps a personal adapter at each site, and this node has no folder for it, or the other way round.",
+                where="training.personal",
+                why="Nothing was computed.",
+            )
         weights = accepted_weights(request.cell_weights, self.job)
         if self.ledger is None:
             self._load(request)
@@ -144,13 +152,6 @@ class Node:
 
     def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> Arrays:
         """Train; what the aggregation rule trains in this round (a head warm-up leaves the adapter in it as it came)."""
-        if (self.personal is None) != (self.job.training.personal is None):
-            raise FedethosError(
-                "NODE-531",
-                "The job keeps a personal adapter at each site, and this node has no folder for it, or the other way round.",
-                where="training.personal",
-                why="Nothing was computed.",
-            )
         sent = self.model.read()
         examples = balanced(weighed(self.examples["train"], weights, self.job), self.job, self.declared_size)
         loss = example_loss(self.job.fairness)
@@ -161,19 +162,21 @@ class Node:
             train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
         update = self.model.read(rule_trains)
         if self.personal is not None:
-            train_personal(
-                self.personal,
-                self.model,
-                job=self.job,
-                round=round,
-                sent=sent,
-                names=names,
-                examples=examples,
-                plan=plan if self.job.personal_is_charged else self._plan(weights, noise_multiplier=0.0),
-                engine=self._engine(noise=self.job.personal_is_charged),
-                source_of=lambda step: self.source_of("personal", round, step),
-                loss=loss,
-            )
+            charged = self.job.personal_is_charged
+            with nullcontext() if charged or self.ledger is None else unnoticed(round):
+                train_personal(
+                    self.personal,
+                    self.model,
+                    training=self.job.training,
+                    round=round,
+                    sent=sent,
+                    names=names,
+                    examples=examples,
+                    plan=plan if charged else self._plan(weights, noise_multiplier=0.0),
+                    engine=self._engine(noise=charged),
+                    source_of=lambda step: self.source_of("personal", round, step),
+                    loss=loss,
+                )
         return update
 
     def _plan(self, weights: Floats | None, noise_multiplier: float) -> StepPlan:

@@ -17,8 +17,10 @@ are charged together with those of the global adapter (``Job.charged_steps``).
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +32,15 @@ from fedethos.client.model import NodeModel
 from fedethos.client.trainer import SourceOfStep, StepPlan, train_round
 from fedethos.errors import FedethosError
 from fedethos.fairness.losses import ExampleLoss
-from fedethos.job import Job, Training
+from fedethos.job import Training
 from fedethos.messages import Arrays
 from fedethos.privacy.engine import ClippingEngine
 from fedethos.storage import write_atomically, write_errors
 
 KEPT = 4
 """Versions that stay: a coordinator keeps three checkpoints, so it may go back by two rounds and ask for the one after them again."""
+
+incidents = logging.getLogger("fedethos.incidents")  # local only
 
 _NAME = re.compile(r"round-(\d{4,})\.safetensors")
 
@@ -107,11 +111,23 @@ def personal_training(training: Training) -> Training:
     return training.model_copy(update=own)
 
 
+@contextmanager
+def unnoticed(round: int) -> Iterator[None]:
+    """Whatever fails inside goes into the site's own log, and the adapter stays as it was before ``round``.
+
+    For an adapter without noise: whether its training diverged is data, and the code of an error would carry it out uncharged.
+    """
+    try:
+        yield
+    except Exception as failure:
+        incidents.error("The personal adapter did not train in round %d.", round, exc_info=failure)
+
+
 def train_personal(
     adapter: PersonalAdapter,
     model: NodeModel,
     *,
-    job: Job,
+    training: Training,
     round: int,
     sent: Arrays,
     names: Collection[str],
@@ -127,5 +143,5 @@ def train_personal(
     """
     model.load(adapter.at(round - 1) or sent)
     with model.training(names):
-        train_round(model, examples, personal_training(job.training), plan, engine, source_of, loss, towards=sent)
+        train_round(model, examples, personal_training(training), plan, engine, source_of, loss, towards=sent)
     adapter.keep(round, model.read())

@@ -117,6 +117,23 @@ def test_the_noise_of_the_personal_adapter_is_that_of_the_global_one_exactly_whe
     assert spreads[False] == 0.0
 
 
+@pytest.mark.parametrize(("privacy", "released", "noticed"), [({}, False, False), ({}, True, True), ({"mode": "none"}, False, True)])
+def test_a_personal_adapter_without_noise_that_diverges_changes_nothing_that_leaves(
+    open_node, caplog: pytest.LogCaptureFixture, privacy: dict[str, object], released: bool, noticed: bool
+) -> None:
+    own = {"release_counts": released, "learning_rate": 1e38, "local_steps": 3}
+    node = open_node(training={"optimizer": "sgd", "personal": own}, privacy=privacy)
+    if noticed:
+        with pytest.raises(FedethosError, match="NODE-510"):
+            node.train(request(node, 1))
+        return
+    start = node.model.read()
+    assert node.train(request(node, 1, arrays=start)).arrays.keys() <= start.keys()
+    assert "The personal adapter did not train in round 1." in caplog.text
+    assert node.personal.at(1) is None
+    assert node.train(request(node, 2, arrays=start)).epsilon is not None
+
+
 def test_released_personal_counts_cost_steps_and_counts_of_their_own(open_node) -> None:
     """Twice the steps under the same budget, and two releases on the test people in place of one."""
     training = {"local_steps": 3, "personal": {"release_counts": True, "local_steps": 5}}
