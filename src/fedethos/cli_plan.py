@@ -70,7 +70,7 @@ def plan(
     job, costs = _training(job, sizes, noise_multiplier, rounds_given=rounds is not None)
     together = _trials(job, costs, trials) if trials else {}
     counts = plan_counts(job)
-    test_variance = sum(one.cell_variance for one in counts if one.population == "test") * len(sizes)
+    test_variance = sum(one.cell_variance for one in counts if one.population == "test" and not one.personal) * len(sizes)
     metrics = _precision(job, sizes, test_variance, precision or job.privacy.metrics.tolerance, favorable_share, shares or [])
     if as_json:
         typer.echo(
@@ -100,9 +100,8 @@ def plan(
         _print_trials(trials, together, costs)
     for one in counts:
         times = "once" if one.releases == 1 else f"{one.releases} times"
-        typer.echo(
-            f"counts       {' and '.join(one.parts)} of the {one.population} people {times}, noise {one.release.sigma:.2f} in each cell"
-        )
+        what = f"{' and '.join(one.parts)} of the {one.population} people{' by the personal adapters' * one.personal}"
+        typer.echo(f"counts       {what} {times}, noise {one.release.sigma:.2f} in each cell")
     _print_precision(metrics, _test_people(job, sizes), favorable_share, equal=not shares)
     changes = [*(overrides or ()), f"federation.rounds={job.federation.rounds}"]
     typer.echo(f"Next: {shlex.join(['fedethos', 'simulate', str(job_file), *_as_options(changes), '--dry-run'])}")

@@ -1,6 +1,7 @@
 """Whole runs with personal adapters (Ditto), against Li et al.'s algorithm 1 written out in NumPy, and what a run shows of them."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -200,3 +201,20 @@ def test_the_plan_says_how_many_steps_train(job_file: Path, capsys: pytest.Captu
     for personal, words in said.items():
         assert command(["simulate", str(job_file), "--dry-run", "--set", f"training.personal={personal}"]) == 0
         assert words in capsys.readouterr().out
+
+
+def test_the_privacy_plan_names_the_counts_of_personal_adapters_and_measures_the_global_one(
+    job_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan(*overrides: str) -> str:
+        assert command(["privacy", "plan", str(job_file), "--size", "4000", *(f"--set={one}" for one in overrides)]) == 0
+        return capsys.readouterr().out
+
+    personal = plan("training.personal={release_counts: true}")
+    assert "scores and groups of the test people by the personal adapters once" in personal
+    as_noisy = plan(
+        "data.sensitive={sex: [Female, Male], race: [White, Black], marital_status: [Divorced, Widowed]}"
+    )  # four tables in place of 2 + 2
+    (mine,) = re.findall(r"sex  demographic-parity difference +±(\S+)", personal)
+    (theirs,) = re.findall(r"sex +demographic-parity difference +±(\S+)", as_noisy)
+    assert mine == theirs
