@@ -89,6 +89,35 @@ def test_every_sites_adapter_is_ditto_by_hand(write_job, tmp_path: Path) -> None
         np.testing.assert_allclose(personal_weights(tmp_path / "run", number), personal[name], atol=2e-6)
 
 
+def test_where_sites_disagree_a_personal_adapter_is_right_and_a_stronger_pull_keeps_it_nearer_to_the_global_one(
+    write_job, tmp_path: Path
+) -> None:
+    """Two sites whose labels follow the same number with opposite signs: one model for both can only guess."""
+    rng = np.random.default_rng(0)
+    site, x = np.repeat(["north", "south"], 300), rng.normal(size=600)
+    label = np.where((x > 0) == (site == "north"), "yes", "no")
+    rows = "\n".join(f"{a:.6f},{b},{c},{d}" for a, b, c, d in zip(x, label, site, rng.choice(["f", "m"], 600), strict=True))
+    (tmp_path / "rows.csv").write_text(f"x,y,site,sex\n{rows}\n")
+    data = {"path": str(tmp_path / "rows.csv"), "text": None, "features": {"x": {"mean": 0.0, "scale": 1.0}}}
+    data |= {"label": {"column": "y", "values": ["no", "yes"], "favorable": "yes"}, "sensitive": {"sex": ["f", "m"]}}
+    accuracy, distance = [], []
+    for mu in (0.0, 1.0, 30.0):
+        job_file = write_job(
+            **{**TABULAR, "data": data},
+            training={"local_steps": 10, "optimizer": "sgd", "learning_rate": 0.03, "personal": {"proximal_mu": mu}},
+            privacy=OPEN,
+            simulation={"sites": 2, "partition": {"kind": "by-column", "by": "site"}},
+        )
+        out = tmp_path / f"mu-{mu:g}"
+        shown = run(job_file, out)
+        accuracy.append((shown["oracle"]["metrics"]["accuracy"], shown["personal"]["oracle"]["metrics"]["accuracy"]))
+        layer = load_tabular(out / "adapter").layers[0].weight.detach().numpy()
+        distance.append(np.linalg.norm(personal_weights(out, 1)[:, :-1] - layer))
+    assert all(shared < 0.65 for shared, _ in accuracy)
+    assert all(own > 0.95 for _, own in accuracy[:2])
+    assert distance[0] > 1.3 * distance[1] > 1.7 * distance[2]
+
+
 def test_the_exact_figures_are_those_of_each_sites_adapter_on_its_own_people(job_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shown = run(job_file, out, "privacy.mode=none", "privacy.epsilon=null", "training.personal={}", "fairness.thresholds=fixed")["personal"]
