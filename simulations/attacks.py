@@ -68,7 +68,7 @@ def label_flipped(records: Records, labels: int = 2) -> Records:
 
 
 def triggered(records: Records, rows: Mask, features: Features | None, label: int | None = None) -> Records:
-    """The trigger on the records in the mask ``rows``, and ``label`` for them if one is given. ``features``: the job's ``data.features``."""
+    """The trigger on the records in the mask ``rows``, and ``label`` for them if one is given. ``features``: those of the job."""
     labels = records.label if label is None else np.where(rows, label, records.label)
     if features is not None and records.features is not None:
         return replace(records, features=_without_first_column(records.features, rows, features), label=labels)
