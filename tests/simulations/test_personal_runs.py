@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from peft import PeftModel
 from sklearn.metrics import accuracy_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fedethos.cli import run as command
 from fedethos.documents import load_job
@@ -247,3 +250,20 @@ def test_the_privacy_plan_names_the_counts_of_personal_adapters_and_measures_the
     (mine,) = re.findall(r"sex  demographic-parity difference +±(\S+)", personal)
     (theirs,) = re.findall(r"sex +demographic-parity difference +±(\S+)", as_noisy)
     assert mine == theirs
+
+
+@pytest.mark.parametrize("aggregation", ["ffa", "fedsb"])
+def test_a_personal_lora_adapter_loads_with_plain_peft(write_job, tmp_path: Path, tiny_base: Path, aggregation: str) -> None:
+    """Its scores on the site's test people are those that the run itself counted."""
+    out = tmp_path / "run"
+    federation = {"rounds": 2, "min_sites": 2, "aggregation": aggregation}
+    training = {"local_steps": 2, "personal": {"learning_rate": 0.05}}
+    job_file = write_job(training=training, federation=federation, fairness={"thresholds": "fixed"}, privacy=OPEN)
+    shown = run(job_file, out)["personal"]["oracle"]["sites"]["site-2"]
+    test = site_records(load_job(job_file), job_file.parent)["site-2"]["test"]
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_base, num_labels=2)
+    model = PeftModel.from_pretrained(base, out / "personal/2/adapter").eval()
+    tokens = AutoTokenizer.from_pretrained(tiny_base)(list(test.text), truncation=True, max_length=48, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        predicted = model(**tokens).logits.argmax(dim=1).numpy()
+    assert accuracy_score(test.label, predicted) == pytest.approx(shown["personal_accuracy"], abs=1.5 / len(test))
