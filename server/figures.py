@@ -14,7 +14,7 @@ from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.messages import Arrays, SplitName, Tables
 from fedethos.server.decision import Decision, fit_rules
-from fedethos.server.measure import Measure, Measurement, ReleaseBySites, decision_edge, describe, exact_layout
+from fedethos.server.measure import Measure, Measurement, ReleaseBySites, decision_edge, describe, exact_layout, noisy_edge
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class _Tested:
 def released_figures(release: ReleaseBySites, arrays: Arrays, round: int, job: Job) -> Figures:
     """Charged counts: validation scores once for the threshold, training scores once for thresholds per group, test counts once.
 
-    Nothing about the base model.
+    Nothing about the base model. Where the noisy validation counts hold nobody the threshold is the fixed one: the run has been paid for.
     """
     asked: list[Measurement] = []
     people: dict[SplitName, int] = {}
@@ -69,7 +69,8 @@ def released_figures(release: ReleaseBySites, arrays: Arrays, round: int, job: J
         asked.append(release(arrays, "validation", round, Layout(cuts=FINE)))
         scores = asked[0].tables[SCORES]
         people["validation"] = _noisy_people(asked[0].tables)
-        decision, cuts = Decision(decision_edge(asked[0].tables, job)), score_cuts(scores)
+        edge = noisy_edge(asked[0].tables, job)
+        decision, cuts = Decision(FIXED_EDGE if edge is None else edge, counted=edge is not None), score_cuts(scores)
         by_group = group_score_cuts(scores, job.data.label.favorable_index)
         if fitted := fit_rules(release, arrays, round, job, edge=decision.edge, cuts=by_group):
             decision = replace(decision, rules=fitted[0])

@@ -168,6 +168,12 @@ def decision_edge(validation: Tables, job: Job) -> int:
     return base_rate_edge(next(iter(validation.values())), job.data.label.favorable_index)
 
 
+def noisy_edge(validation: Tables, job: Job) -> int | None:
+    """``decision_edge`` from noisy counts; None where these hold nobody: with few people the noise may be larger than they are."""
+    table = next(iter(validation.values()))
+    return None if table.sum() <= 0 and job.fairness.thresholds != "fixed" else decision_edge(validation, job)
+
+
 def exact_layout(job: Job) -> Layout:
     """What is asked for where counts may be exact: full histograms; with more than two labels counts by predicted label."""
     return Layout(FINE, FIXED_EDGE) if job.data.label.multiclass else WHOLE
@@ -198,13 +204,15 @@ def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: 
 
 
 def watched_metric(release: ReleaseBySites, arrays: Arrays, round: int, metric: str) -> tuple[float | None, list[Measurement]]:
-    """The early-stop metric from charged validation counts, and what was asked for it.
+    """The early-stop metric from charged validation counts, and what was asked for it. None where the noisy counts hold nobody.
 
     Everybody's scores are enough, but for the worst group, or predictions among several labels, the groups' tables are asked for too.
     """
     job = release.everybody.job
     scores = release(arrays, "validation", round, Layout(cuts=FINE))
-    edge = decision_edge(scores.tables, job)
+    edge = noisy_edge(scores.tables, job)
+    if edge is None:
+        return None, [scores]
     if not watches_groups(job):
         table, noise = scores.tables[SCORES], scores.noise_variance
         return summarise_scores(table, edge=edge, favorable=job.data.label.favorable_index, noise_variance=noise)[metric].value, [scores]

@@ -227,7 +227,7 @@ class Result(Record):
     metrics: Metrics
     fairness: dict[str, Attribute]
     classes: Classes | None  # null for two labels
-    personal: Personal | None = None  # null without training.personal
+    personal: Personal | None  # null without training.personal
     privacy: PrivacySummary
     communication: Communication
     aggregation_error: float
