@@ -157,9 +157,8 @@ def check_fits(job: Job, *, declared_size: int, noise_multiplier: float) -> Site
 
 
 def _training(job: Job, declared_size: int, noise_multiplier: float) -> Allotment:
-    steps = TrainingSteps(
-        noise_multiplier=noise_multiplier, sampling_rate=sampling_rate_of(job, declared_size), steps=job.training.local_steps
-    )
+    rate = sampling_rate_of(job, declared_size)
+    steps = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=job.charged_steps)
     return Allotment(purpose=TRAIN, event=steps, times=job.federation.rounds)
 
 

@@ -74,7 +74,7 @@ def plan(
     together = _trials(job, costs, trials) if trials else {}
     by_accountant = _by_accountant(job, costs) if accountants else {}
     counts = plan_counts(job)
-    test_variance = sum(one.cell_variance for one in counts if one.population == "test") * len(sizes)
+    test_variance = sum(one.cell_variance for one in counts if one.population == "test" and not one.personal) * len(sizes)
     metrics = _precision(job, sizes, test_variance, precision or job.privacy.metrics.tolerance, favorable_share, shares or [])
     if as_json:
         typer.echo(
@@ -108,9 +108,8 @@ def plan(
         typer.echo(f"accountants  training alone at a site of {declared:,}: {said} (PLD is charged)")
     for one in counts:
         times = "once" if one.releases == 1 else f"{one.releases} times"
-        typer.echo(
-            f"counts       {' and '.join(one.parts)} of the {one.population} people {times}, noise {one.release.sigma:.2f} in each cell"
-        )
+        what = f"{' and '.join(one.parts)} of the {one.population} people{' by the personal adapters' * one.personal}"
+        typer.echo(f"counts       {what} {times}, noise {one.release.sigma:.2f} in each cell")
     _print_precision(metrics, _test_people(job, sizes), favorable_share, equal=not shares)
     changes = [*(overrides or ()), f"federation.rounds={job.federation.rounds}"]
     typer.echo(f"Next: {shlex.join(['fedethos', 'simulate', str(job_file), *_as_options(changes), '--dry-run'])}")
@@ -231,7 +230,9 @@ def _shares(job: Job, given: list[str]) -> dict[str, list[float]]:
 
 
 def _print_costs(job: Job, sizes: dict[str, int], costs: dict[int, SiteCost]) -> None:
-    typer.echo(f"job          {job.name}: {job.federation.rounds} rounds of {job.training.local_steps} steps")
+    from fedethos.wording import steps_words
+
+    typer.echo(f"job          {job.name}: {job.federation.rounds} rounds of {steps_words(job)}")
     if not costs:
         typer.echo("privacy      none: sites send exact updates and counts")
         return
