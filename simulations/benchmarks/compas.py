@@ -138,6 +138,15 @@ def paired(ours: Sequence[Figures], theirs: Sequence[Figures]) -> tuple[Estimate
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """A strategy's best setting, its mean accuracy on the tuning seeds, and its runs on the fresh ones."""
+
+    setting: str
+    tuning_accuracy: float
+    runs: list[Figures]
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Where the records and the runs are."""
 
@@ -157,16 +166,21 @@ class Benchmark:
         (runs,) = measured(plan, self.out / name, self.job.parent).values()
         return runs
 
-    def group_blind(self, row: str, strategy: str, seeds: Sequence[int]) -> tuple[str, list[Figures]]:
-        """Tune on the tuning seeds, then run the best setting: its name and runs."""
+    def group_blind(self, row: str, seeds: Sequence[int]) -> tuple[Tuned, Tuned]:
+        """FedFB, then the controller, which has to be as accurate as the tuned FedFB is on the tuning seeds."""
+        theirs = self._tuned(row, "fedfb", read_rows().group_blind.least_accuracy, seeds)
+        return theirs, self._tuned(row, "controller", theirs.tuning_accuracy, seeds)
+
+    def _tuned(self, row: str, strategy: str, least_accuracy: float, seeds: Sequence[int]) -> Tuned:
         blind = read_rows().group_blind
         axes = [Axis(key, tuple(str(value) for value in values)) for key, values in blind.strategies[strategy].items()]
         tuning = self.plan(blind.rows[row], axes, TUNING_SEEDS)
-        best = best_of(measured(tuning, self.out / row / strategy / "tuning", self.job.parent), blind.least_accuracy)
+        points = measured(tuning, self.out / row / strategy / "tuning", self.job.parent)
+        best = best_of(points, least_accuracy)
         (chosen,) = (point.settings for point in tuning.points if point.name == best)
         plan = self.plan(blind.rows[row], [Axis(key, (value,)) for key, value in chosen.items()], seeds)
         (runs,) = measured(plan, self.out / row / strategy / "whole", self.job.parent).values()
-        return best, runs
+        return Tuned(best, statistics.fmean(run.accuracy for run in points[best]), runs)
 
 
 def described(runs: Sequence[Figures]) -> str:
@@ -207,20 +221,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fedethos.simulations.benchmarks.compas", description=__doc__)
     parser.add_argument("row", choices=[*every.group_aware, *every.group_blind.rows])
     parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--seed-start", type=int, default=1)
     parser.add_argument("--data", type=Path, default=Path("data"), help=f"folder with {FILE}")
     parser.add_argument("--out", type=Path, default=OUT / "whole", help="where the runs are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    benchmark, seeds = Benchmark(arguments.data, arguments.out), range(1, arguments.seeds + 1)
+    benchmark, seeds = Benchmark(arguments.data, arguments.out), range(arguments.seed_start, arguments.seed_start + arguments.seeds)
     if not (benchmark.data / FILE).exists():
         parser.exit(3, f"skipped: no {benchmark.data / FILE} (simulations/jobs/README.md says where it comes from)\n")
     if arguments.row in every.group_aware:
         print(f"group-aware  {arguments.row}  {described(benchmark.group_aware(arguments.row, seeds))}")
         return
-    found = {strategy: benchmark.group_blind(arguments.row, strategy, seeds) for strategy in every.group_blind.strategies}
-    for strategy, (settings, runs) in found.items():
-        print(f"group-blind  {arguments.row}  {strategy} ({settings})  {described(runs)}")
-    accuracy, excess = paired(found["controller"][1], found["fedfb"][1])
+    fedfb, controller = benchmark.group_blind(arguments.row, seeds)
+    for tuned in (fedfb, controller):
+        print(f"group-blind  {arguments.row}  {tuned.setting}  {described(tuned.runs)}")
+    accuracy, excess = paired(controller.runs, fedfb.runs)
     print(f"group-blind  {arguments.row}  controller minus fedfb, paired: accuracy {_interval(accuracy)}  excess gap {_interval(excess)}")
 
 
