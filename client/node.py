@@ -5,6 +5,7 @@ The node trusts nothing in a message: job hash, contract, round and tensor shape
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -35,7 +36,11 @@ from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.planner import TRAIN
 from fedethos.privacy.randomness import RandomSource
 
+local_log = logging.getLogger("fedethos.incidents.training")  # the site's own; nothing of it is sent
+
 SourceOf = Callable[..., RandomSource]  # (round, step) for training, (purpose, round) for counts -> random numbers
+
+NOT_FINITE = "round %d: %d times a %s added nothing, because a value of the gradient was not finite"
 
 
 @dataclass
@@ -121,11 +126,12 @@ class Node:
 
     def _releases_from(self, round: int, split: SplitName) -> int:
         """How many releases of this split's counts the plan needs from this round on, at least one."""
+        of_baseline = int(self.job.privacy.metrics.baseline and round > 0)  # asked for last
         if split == "validation":
-            return max(1, self.job.federation.rounds - round + 1)
+            return (max(1, self.job.federation.rounds - round + 1) if round else 1) + of_baseline
         if split == "train":
             return max(1, sum(due >= round for due in self.job.steering_rounds) + (self.job.fairness.group_constraint is not None))
-        return 1
+        return 1 + of_baseline
 
     def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)
@@ -141,7 +147,9 @@ class Node:
         loss = example_loss(self.job.fairness)
         names = trained_in(self.job.aggregation, round, self.model.exchanged_names)
         with self.model.training(head_first(names, round, warmup_rounds=self.job.head_warmup_rounds), rank=self.rank):
-            train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+            left_out = train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+        if left_out:
+            local_log.warning(NOT_FINITE, round, left_out, self.job.unit)
         return self.model.read(names)
 
     def _load(self, request: Request) -> None:

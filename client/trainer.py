@@ -69,13 +69,17 @@ def train_round(
     engine: ClippingEngine,
     source_of: SourceOfStep,
     loss: ExampleLoss = cross_entropy,
-) -> None:
-    """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says."""
+) -> int:
+    """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says.
+
+    Returns how often a sampled unit added nothing because a value of its gradient was not finite: for the site's own eyes.
+    """
     optimizer = _optimizer(model, training)
     start = {name: parameter.detach().clone() for name, parameter in model.parameters.items()} if training.proximal_mu else {}
     average = IterateAverage(model.parameters, training.iterate_average, training.local_steps)
     model.forward.train()  # only the adapter's own dropout differs between the modes
     chances = examples.chances(plan.sampling_rate)
+    left_out = 0
     engine.attach(model.forward, model.parameters)
     try:
         for step in range(training.local_steps):
@@ -86,6 +90,7 @@ def train_round(
                 for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
                     losses = _losses(model, examples, batch, loss)
                     engine.backward(losses, _to_device(examples.unit[batch], model), _weights(model, examples, batch))
+            left_out += engine.nonfinite_units
             sums = _noisy(engine.clipped_sum(), plan.noise_std, source)
             sums = _with_proximal(sums, model, start, training.proximal_mu * plan.expected_batch_size)
             _step(model, optimizer, sums, plan.expected_batch_size)
@@ -96,6 +101,7 @@ def train_round(
     finally:
         engine.detach()
         model.forward.eval()
+    return left_out
 
 
 def _losses(model: NodeModel, examples: Examples, batch: Indices, loss: ExampleLoss) -> torch.Tensor:

@@ -6,7 +6,8 @@ discrete (``composition.py``). Everything here follows from the job alone: no re
 
 A release has one or more of these parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
 label × prediction (without any attribute: one of everybody). Schedule: both parts of the test people once, at the end; validation
-scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. There is also
+scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. With
+``privacy.metrics.baseline`` threshold and test once more, for the untrained model. There is also
 ``group-scores``, one table group × label × score bin of the training people: once, at the end, for thresholds per group; in every few
 rounds for a fairness strategy. It is always paid together with training, whose noise makes room for it (``planner.py``).
 """
@@ -190,9 +191,11 @@ def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
     """(parts, split, tables a release, releases)."""
     attributes = max(1, len(job.attributes))
     rule, rounds = job.federation.early_stop, job.federation.rounds
-    schedule: list[tuple[tuple[str, ...], Population, int, int]] = [(("scores", "groups"), "test", 1 + attributes, 1)]
-    if rule is not None or job.fairness.thresholds != "fixed":
-        schedule.append((("scores",), "validation", 1, rounds if rule else 1))
+    of_baseline = int(job.privacy.metrics.baseline)
+    schedule: list[tuple[tuple[str, ...], Population, int, int]] = [(("scores", "groups"), "test", 1 + attributes, 1 + of_baseline)]
+    pooled = job.fairness.thresholds != "fixed"
+    if rule is not None or pooled:
+        schedule.append((("scores",), "validation", 1, (rounds if rule else 1) + (of_baseline if pooled else 0)))
     if watches_groups(job):
         schedule.append((("groups",), "validation", attributes, rounds))
     of_training = len(job.steering_rounds) + (job.fairness.group_constraint is not None)

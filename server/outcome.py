@@ -114,7 +114,8 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseB
 def _released(ending: Ending, release: ReleaseBySites) -> _Figures:
     """Charged counts: validation scores once for the threshold, training scores once for thresholds per group, test counts once.
 
-    Nothing about the base model.
+    Of the untrained model, threshold and test counts once more if the job pays for them (``privacy.metrics.baseline``). It comes last, so
+    that its stored replies do not take the place of others.
     """
     job, arrays, last = ending.job, ending.state.arrays, ending.state.round
     asked: list[Measurement] = []
@@ -131,14 +132,27 @@ def _released(ending: Ending, release: ReleaseBySites) -> _Figures:
             decision = replace(decision, rules=fitted[0])
             asked.append(fitted[1])
     test = release(arrays, "test", last, decision.layout(cuts))
+    baseline = _released_baseline(ending, release) if job.privacy.metrics.baseline else None
+    asked += [test, *(baseline.asked if baseline else ())]
     return _Figures(
         decision=decision,
         final=describe(test, None, job),
-        baseline=None,
+        baseline=baseline.summary if baseline else None,
         people=people | {"test": _noisy_people(test.tables)},
-        asked=[*asked, test],
-        epsilon=test.epsilon,
+        asked=asked,
+        epsilon=asked[-1].epsilon,
     )
+
+
+def _released_baseline(ending: Ending, release: ReleaseBySites) -> _Tested:
+    """The untrained model with a threshold of its own, never one per group."""
+    job, asked, decision = ending.job, list[Measurement](), Decision(FIXED_EDGE)
+    cuts: tuple[int, ...] = DEFAULT_CUTS
+    if job.fairness.thresholds != "fixed":
+        asked.append(release(ending.initial, "validation", 0, Layout(cuts=FINE)))
+        decision, cuts = Decision(decision_edge(asked[0].tables, job)), score_cuts(asked[0].tables[SCORES])
+    test = release(ending.initial, "test", 0, decision.layout(cuts))
+    return _Tested(decision, describe(test, None, job), [*asked, test])
 
 
 def _noisy_people(tables: Tables) -> int:
