@@ -66,9 +66,10 @@ def make_server_certificate(
 
 
 def make_node_key() -> tuple[bytes, str]:
-    """An EC P-384 private key (PEM, PKCS 8) for a node, and its public key as an OpenSSH line."""
+    """An EC P-384 private key in OpenSSH's format for a node, as ssh-keygen makes it, and its public key as an OpenSSH line."""
     key = ec.generate_private_key(ec.SECP384R1())
-    return private_pem(key), key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    return private, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
