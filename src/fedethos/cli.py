@@ -20,6 +20,7 @@ from fedethos.cli_compare import compare
 from fedethos.cli_config import config_app
 from fedethos.cli_env import env
 from fedethos.cli_evaluate import evaluate
+from fedethos.cli_keys import keys_app
 from fedethos.cli_models import models_app
 from fedethos.cli_plan import plan
 from fedethos.cli_privacy import privacy_app
@@ -45,6 +46,7 @@ app.add_typer(models_app, name="models")
 privacy_app.command()(plan)
 privacy_app.command()(audit)
 app.add_typer(privacy_app, name="privacy")
+app.add_typer(keys_app, name="keys")
 app.command()(env)
 
 
