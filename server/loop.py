@@ -52,12 +52,14 @@ from fedethos.strategies.robust import defend
 class Coordination:
     """All that a run needs besides the grid.
 
-    ``initial``: what a request carries before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation
-    that only a simulation has. ``export`` writes the final adapter in PEFT's format into a folder. ``started`` is the monotonic
-    time at which this process began its work on the run.
+    ``run``: the run's name for ever, over restarts too; a site's ledger knows the run by it. ``initial``: what a request carries
+    before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation that only a simulation has. ``export``
+    writes the final adapter in PEFT's format into a folder. ``started`` is the monotonic time at which this process began its work
+    on the run.
     """
 
     job: Job
+    run: str
     folder: RunFolder
     sites: Mapping[int, Site]
     base_sha256: str
@@ -103,14 +105,14 @@ def _measures(grid: Grid, plan: Coordination) -> tuple[Measure | None, ReleaseBy
 
     Without privacy the sites send exact counts. With it nothing is released per round: a simulation shows its own evaluation.
     """
-    everybody = Everybody(grid, plan.job, plan.job.name, plan.sites)
+    everybody = Everybody(grid, plan.job, plan.run, plan.sites)
     if plan.job.privacy.mode == "none":
         return EvaluateBySites(everybody), None
     return plan.oracle, ReleaseBySites(everybody)
 
 
 def _request(plan: Coordination, round: int, arrays: Arrays) -> Request:
-    return Request(job_sha256=plan.job.sha256, run=plan.job.name, round=round, attempt=0, arrays=arrays)
+    return Request(job_sha256=plan.job.sha256, run=plan.run, round=round, attempt=0, arrays=arrays)
 
 
 def _set_up_sites(grid: Grid, plan: Coordination) -> None:

@@ -13,7 +13,8 @@ import signal
 import ssl
 import sys
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -63,8 +64,9 @@ class Keys:
 class _Server(uvicorn.Server):
     """Signals are handled once for both servers."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _PatientProtocol(HttpToolsProtocol):

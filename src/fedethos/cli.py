@@ -25,6 +25,7 @@ from fedethos.cli_models import models_app
 from fedethos.cli_plan import plan
 from fedethos.cli_privacy import privacy_app
 from fedethos.cli_run import demo, report, resume, simulate
+from fedethos.cli_server import server_app
 from fedethos.cli_sweep import sweep
 from fedethos.errors import FedethosError
 
@@ -46,6 +47,7 @@ app.add_typer(models_app, name="models")
 privacy_app.command()(plan)
 privacy_app.command()(audit)
 app.add_typer(privacy_app, name="privacy")
+app.add_typer(server_app, name="server")
 app.add_typer(keys_app, name="keys")
 app.command()(env)
 
