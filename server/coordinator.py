@@ -278,13 +278,13 @@ class Coordinator:
         }
 
     def _chosen(self, argument: JsonObject, among: list[Status]) -> Entry:
-        """The named run, or the only one in one of these states. RUN-983 otherwise."""
+        """The named run, or the only one in one of these states. RUN-974 otherwise."""
         run = argument.get("run")
         found = [entry for entry in self._queue.entries() if entry.status in among and run in (None, entry.run)]
         if len(found) == 1:
             return found[0]
         raise FedethosError(
-            "RUN-983",
+            "RUN-974",
             "No run fits this command." if not found else f"{len(found)} runs fit this command.",
             fix="See the runs with `fedethos server status`, and name one.",
         )

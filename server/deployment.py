@@ -35,7 +35,7 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str) -> None:
     Raises
     ------
     FedethosError
-        RUN-940 outside a coordinator; RUN-981 when the run folder holds another job; else what ended the run.
+        RUN-940 outside a coordinator; RUN-972 when the run folder holds another job; else what ended the run.
     """
     places = _places()
     with RunFolder(places.run(run)).resume() as folder:
@@ -43,7 +43,7 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str) -> None:
         live = LiveFile(places.live(run), rounds=job.federation.rounds, deadline=job.federation.deadline)
         try:
             if job.sha256 != job_sha256:
-                raise FedethosError("RUN-981", "The run folder holds another job than was submitted.", where=str(folder.path))
+                raise FedethosError("RUN-972", "The run folder holds another job than was submitted.", where=str(folder.path))
             if not folder.result.exists():
                 _run(grid, run, folder, live, json.loads(places.sites.read_bytes()))
         except FedethosError as refusal:
@@ -51,7 +51,7 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str) -> None:
             raise
         except Exception as failure:  # its text may hold anything, and Flower would keep it
             incident = record(failure)
-            bug = FedethosError("RUN-982", f"The round loop failed: {type(failure).__name__}, incident {incident.id}.")
+            bug = FedethosError("RUN-973", f"The round loop failed: {type(failure).__name__}, incident {incident.id}.")
             live.end(Problem.of(bug))
             raise bug from None
         live.end()

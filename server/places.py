@@ -39,7 +39,7 @@ class Places:
         return self.state / "queue"
 
     def run(self, name: str) -> Path:
-        """The run folder. RUN-980 when ``name`` is no name of a run, so that no path comes from the network or a person."""
+        """The run folder. RUN-971 when ``name`` is no name of a run, so that no path comes from the network or a person."""
         return self.state / "runs" / _checked(name)
 
     def live(self, name: str) -> Path:
@@ -58,5 +58,5 @@ def new_run_name(job_name: str) -> str:
 
 def _checked(name: str) -> str:
     if not _RUN.fullmatch(name):
-        raise FedethosError("RUN-980", "This is not the name of a run.", fix="See the names with: fedethos server status")
+        raise FedethosError("RUN-971", "This is not the name of a run.", fix="See the names with: fedethos server status")
     return name

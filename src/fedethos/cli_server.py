@@ -1,4 +1,4 @@
-"""``fedethos server``: the coordinator. All verbs but ``init``, ``doctor`` and ``start`` talk to the running one over its control socket."""
+"""``fedethos server``: the coordinator. Verbs other than ``init``, ``doctor`` and ``start`` talk to it over its control socket."""
 
 from __future__ import annotations
 

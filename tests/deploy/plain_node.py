@@ -1,4 +1,4 @@
-"""A node of few lines on Flower's own fleet connection, for tests of the coordinator: real training, no approvals, no process of its own."""
+"""A node of few lines on Flower's own fleet connection, for tests of the coordinator: real training, no approvals, one thread."""
 
 from __future__ import annotations
 
