@@ -14,7 +14,6 @@ from flwr.clientapp import ClientApp
 
 from fedethos.client.error_guard import error_reply
 from fedethos.errors import FedethosError
-from fedethos.errors import FedethosError
 from fedethos.logs import INCIDENTS
 from fedethos.messages import EvaluateReply, Reply, Request, SetupReply, TrainReply, decode_request, encode_reply
 

@@ -21,6 +21,7 @@ __all__ = [
     "all_objects",
     "copied",
     "identify_process",
+    "message_from_wire",
     "quiet_logs",
     "rebuild_from_wire",
     "unreadable",
@@ -56,6 +57,14 @@ def with_content(message: Message, content: RecordDict) -> Message:
 def unreadable(message: Message) -> Message:
     """The same message without content: ``has_content`` is False, and it can still be replied to."""
     return make_message(metadata=message.metadata, error=Error(0))
+
+
+def message_from_wire(contents: dict[str, bytes], root: str, message_id: str) -> Message:
+    """The message whose ``all_objects`` these are, with the id that the SuperLink gave it."""
+    message = inflate_object_from_contents(root, dict(contents))
+    if not isinstance(message, Message):
+        raise TypeError("the root object is not a Message")
+    return with_message_id(message, message_id)
 
 
 def all_objects(item: Message | RecordDict) -> dict[str, InflatableObject]:
