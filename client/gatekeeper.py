@@ -41,13 +41,15 @@ def named_job(message: Message) -> str:
     return named
 
 
-def check_request(message: Message, approval: Approval, site: SiteDocument, history: History, now: datetime) -> Request:
+def check_request(message: Message, approval: Approval, site: SiteDocument, history: History | None, now: datetime) -> Request:
     """The request of ``message``, which passed every check and is noted in ``history``.
 
     Parameters
     ----------
     approval : Approval
         Of the job that the request names (``approvals.find_approval``).
+    history : History, optional
+        None for a message that passed before and lay in the node's own inbox when the node stopped: all else is checked again.
     now : datetime
         With its time zone; compared with the site's ``hours``.
 
@@ -77,8 +79,9 @@ def check_request(message: Message, approval: Approval, site: SiteDocument, hist
     _check_site_limits(job, site, kind, now)
     message_id = message.metadata.message_id
     round = None if kind == SETUP or (kind == EVALUATE and job.privacy.mode == "none") else request.round
-    history.check(message_id, request.job_sha256, request.run, round)
-    history.record(message_id, request.job_sha256, request.run, round)
+    if history is not None:
+        history.check(message_id, request.job_sha256, request.run, round)
+        history.record(message_id, request.job_sha256, request.run, round)
     return request
 
 
