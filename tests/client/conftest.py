@@ -30,7 +30,7 @@ JOB: dict[str, object] = {
     "data": {
         "path": "records.csv",
         "na_values": ["?"],
-        "features": {"age": {"low": 17, "high": 90}, "education_num": {"mean": 10.0, "scale": 2.5}},
+        "features": {"age": {"low": 17, "high": 90}},  # two inputs: the number, and whether it is missing
         "label": {"column": "income", "values": ["<=50K", ">50K"], "favorable": ">50K"},
         "sensitive": {"sex": ["Female", "Male"]},
         "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
