@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from fedethos.client.error_guard import error_reply
 from fedethos.errors import FedethosError
+from fedethos.logs import INCIDENTS
 from fedethos.messages import EvaluateReply, Reply, Request, SetupReply, TrainReply, decode_request, encode_reply
 
 
@@ -29,7 +30,7 @@ class Answers(Protocol):
 
 NodeOf = Callable[[Context], Answers]
 
-incidents = logging.getLogger("fedethos.incidents")  # local only; a deployment writes it to a file for its owner
+incidents = logging.getLogger(INCIDENTS)  # local only; a deployment writes it to a file for its owner
 
 
 def build_client_app(node_of: NodeOf) -> ClientApp:
