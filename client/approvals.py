@@ -146,12 +146,24 @@ def approved_jobs(state: Path) -> list[str]:
 
 
 def resign_approvals(state: Path, old: ec.EllipticCurvePublicKey, key: ec.EllipticCurvePrivateKey) -> list[str]:
-    """Sign with ``key`` whatever was validly signed with ``old``, when a site exchanges its key; returns the jobs' hashes."""
-    resigned = []
-    for job_sha256 in approved_jobs(state):
-        _write(state, _verified(approval_path(state, job_sha256), old), key)
-        resigned.append(job_sha256)
-    return resigned
+    """Sign with ``key`` whatever was validly signed with ``old``, when a site exchanges its key; returns the jobs' hashes.
+
+    What ``key`` has signed already stays. SEC-612 for an approval that neither signed.
+    """
+    jobs = approved_jobs(state)
+    for job_sha256 in jobs:
+        path = approval_path(state, job_sha256)
+        if not _is_signed_by(path, key.public_key()):
+            _write(state, _verified(path, old), key)
+    return jobs
+
+
+def _is_signed_by(path: Path, key: ec.EllipticCurvePublicKey) -> bool:
+    try:
+        _verified(path, key)
+    except FedethosError:
+        return False
+    return True
 
 
 def approval_path(state: Path, job_sha256: str) -> Path:

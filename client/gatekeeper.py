@@ -49,7 +49,7 @@ def check_request(message: Message, approval: Approval, site: SiteDocument, hist
     approval : Approval
         Of the job that the request names (``approvals.find_approval``).
     history : History, optional
-        None: a message of the node's own inbox, which passed the history before the node was restarted.
+        None for a message that passed before and lay in the node's own inbox when the node stopped: all else is checked again.
     now : datetime
         With its time zone; compared with the site's ``hours``.
 

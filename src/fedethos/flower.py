@@ -32,8 +32,9 @@ __all__ = [
 
 
 def quiet_logs() -> None:
-    """Keep Flower's own log lines off the terminal; refusals are reported by the round loop."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    """Keep the log lines of Flower and of its HTTP client (one for each request) out; refusals are reported by the round loop."""
+    for library in ("flwr", "httpx", "httpcore"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def identify_process(run_id: int) -> None:
