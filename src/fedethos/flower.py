@@ -10,12 +10,13 @@ import copy
 import logging
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Run", "copied", "identify_process", "quiet_logs", "rebuild_from_wire", "wire_bytes", "with_message_id"]
+__all__ = ["Run", "connections", "copied", "identify_process", "quiet_logs", "rebuild_from_wire", "wire_bytes", "with_message_id"]
 
 
 def quiet_logs() -> None:
@@ -34,6 +35,11 @@ def with_message_id(message: Message, message_id: str) -> Message:
     """Set the id that a SuperLink would give on arrival."""
     message.metadata.__dict__["_message_id"] = message_id
     return message
+
+
+def connections(grid: Grid) -> dict[int, str]:
+    """Of every node that is connected now: a text that changes when it connects anew. "" where the grid has no connections."""
+    return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
 
 
 def wire_bytes(record: RecordDict) -> dict[str, bytes]:
