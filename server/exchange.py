@@ -25,8 +25,8 @@ OTHER_HOURS = "NODE-530"
 
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.02, 0.5
 _LOOK_SECONDS = 2.0  # how often connections are looked at
-_LATER_SECONDS = 60.0  # until a site that refused the hour is asked again
-_MOST_REPETITIONS = 100
+_LATER_SECONDS = 60.0  # until a site that refused the hour, or is lost for the tenth time, is asked again
+_MOST_SETUPS = 3  # in one exchange
 _BYTES_AT_ONCE = 256 * 1024 * 1024  # of replies that are pulled together
 
 SiteState = Literal["training", "sent", "late", "refused"]
@@ -82,11 +82,12 @@ class Talk:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A message to a site: how often it was sent before, on which connection it went, and what follows once it is answered."""
+    """A message to a site: how often it and its setup were sent before, on which connection it went, and what follows its answer."""
 
     site: Site
     message: Message
     times: int = 0
+    setups: int = 0
     connection: str | None = None
     then: _Asked | None = None
 
@@ -166,7 +167,7 @@ class _Conversation:
     def _take(self, reply: Message) -> None:
         one = self._waiting.pop(reply.metadata.reply_to_message_id)
         if not reply.has_content():  # Flower's own error: the node is gone
-            self._ask_later(one)
+            self._ask_later(one, after=min(2.0**one.times - 1.0, _LATER_SECONDS))
             return
         self._outcome.bytes_up += _size(reply.content)
         try:
@@ -187,8 +188,8 @@ class _Conversation:
         self._talk.on_state(one.site.name, "sent")
 
     def _take_error(self, one: _Asked, error: ErrorReply) -> None:
-        if error.code == NOT_SET_UP and one.message_type != SETUP and one.times < _MOST_REPETITIONS:
-            self._push([_Asked(one.site, self._talk.setup_of(one.site), then=one)])
+        if error.code == NOT_SET_UP and one.message_type != SETUP and one.setups < _MOST_SETUPS:
+            self._push([_Asked(one.site, self._talk.setup_of(one.site), then=replace(one, setups=one.setups + 1))])
         elif error.code == OTHER_HOURS:
             self._ask_later(one, after=_LATER_SECONDS)
         else:
@@ -212,7 +213,6 @@ class _Conversation:
             newest = all(other.times <= one.times for other in self._waiting.values() if other.site.name == one.site.name)
             if newest and one.connection is not None and current is not None and current != one.connection:
                 ready.append(one)
-        ready = [one for one in ready if one.times < _MOST_REPETITIONS]
         for one in ready:
             self._again.pop(one.site.name, None)
         if ready:
