@@ -101,7 +101,14 @@ def train_round(
 
 
 def _accumulate(
-    model: NodeModel, examples: Examples, rows: Indices, engine: ClippingEngine, loss: ExampleLoss, budget: TokenBudget, *, dropout_seed: int
+    model: NodeModel,
+    examples: Examples,
+    rows: Indices,
+    engine: ClippingEngine,
+    loss: ExampleLoss,
+    budget: TokenBudget,
+    *,
+    dropout_seed: int,
 ) -> None:
     """Leave the bounded gradients of the logical batch ``rows`` in ``engine``."""
 

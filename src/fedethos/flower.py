@@ -11,6 +11,7 @@ import logging
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
@@ -19,6 +20,7 @@ from flwr.supercore.task_identity import TaskIdentity
 __all__ = [
     "Run",
     "all_objects",
+    "connections",
     "copied",
     "identify_process",
     "message_from_wire",
@@ -71,6 +73,11 @@ def message_from_wire(contents: dict[str, bytes], root: str, message_id: str) ->
 def all_objects(item: Message | RecordDict) -> dict[str, InflatableObject]:
     """What Flower's transport sends for a message or record, by object id, the item itself last."""
     return get_all_nested_objects(item)
+
+
+def connections(grid: Grid) -> dict[int, str]:
+    """Of every node that is connected now: a text that changes when it connects anew. "" where the grid has no connections."""
+    return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
 
 
 def wire_bytes(record: RecordDict) -> dict[str, bytes]:
