@@ -12,14 +12,21 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedethos.server.deployment import run_deployed
 from fedethos.server.loop import Coordination, coordinate
-from fedethos.server.places import JOB_KEY, RUN_KEY
+from fedethos.server.places import ATTEMPT_KEY, JOB_KEY, QUARANTINE_KEY, RUN_KEY
 
 app = ServerApp()
 
 
 @app.main()
 def _main(grid: Grid, context: Context) -> None:
-    run_deployed(grid, run=str(context.run_config.get(RUN_KEY, "")), job_sha256=str(context.run_config.get(JOB_KEY, "")))
+    config = context.run_config
+    run_deployed(
+        grid,
+        run=str(config.get(RUN_KEY, "")),
+        job_sha256=str(config.get(JOB_KEY, "")),
+        attempt=int(config.get(ATTEMPT_KEY, 0)),
+        quarantine_after=int(config.get(QUARANTINE_KEY, 0)) or None,
+    )
 
 
 def build_server_app(plan: Coordination) -> ServerApp:

@@ -153,7 +153,9 @@ class Coordinator:
                 self._tell("run-waiting", {"run": entry.run, "sites": here, "min_sites": entry.min_sites})
             return
         self.places.live(entry.run).unlink(missing_ok=True)
-        entry.flower_run = self._app.start(entry.run, entry.job_sha256)
+        entry.flower_run = self._app.start(
+            entry.run, entry.job_sha256, attempt=entry.starts, quarantine_after=self._server.document.quarantine_after
+        )
         entry.status, entry.starts, entry.problem = Status.RUNNING, entry.starts + 1, None
         self._queue.save(entry)
         self._tell("run-started" if entry.starts == 1 else "run-continued", {"run": entry.run})

@@ -9,7 +9,9 @@ import json
 import os
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.serverapp import Grid
@@ -29,8 +31,8 @@ from fedethos.server.places import STATE_VARIABLE, Places
 from fedethos.server.site import deployed_sites
 
 
-def run_deployed(grid: Grid, *, run: str, job_sha256: str) -> None:
-    """Run or continue ``run`` to its end. How it ended stands in its live file.
+def run_deployed(grid: Grid, *, run: str, job_sha256: str, attempt: int, quarantine_after: int | None) -> None:
+    """Run or continue ``run`` to its end. How it ended stands in its live file. ``attempt``: how often it was started before.
 
     Raises
     ------
@@ -45,7 +47,8 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str) -> None:
             if job.sha256 != job_sha256:
                 raise FedethosError("RUN-972", "The run folder holds another job than was submitted.", where=str(folder.path))
             if not folder.result.exists():
-                _run(grid, run, folder, live, json.loads(places.sites.read_bytes()))
+                with _coordination(run, folder, live, json.loads(places.sites.read_bytes())) as plan:
+                    coordinate(grid, replace(plan, attempt=attempt, quarantine_after=quarantine_after))
         except FedethosError as refusal:
             live.end(Problem.of(refusal))
             raise
@@ -57,7 +60,8 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str) -> None:
         live.end()
 
 
-def _run(grid: Grid, run: str, folder: RunFolder, live: LiveFile, node_ids: dict[str, int]) -> None:
+@contextmanager
+def _coordination(run: str, folder: RunFolder, live: LiveFile, node_ids: Mapping[str, int]) -> Iterator[Coordination]:
     quiet_logs()
     started, job = time.monotonic(), load_job(folder.job)
     sites = deployed_sites(job, node_ids)
@@ -77,21 +81,18 @@ def _run(grid: Grid, run: str, folder: RunFolder, live: LiveFile, node_ids: dict
             task.save(where)
 
         live.stage("Setting up the sites")
-        coordinate(
-            grid,
-            Coordination(
-                job=job,
-                run=run,
-                folder=folder,
-                sites=sites,
-                base_sha256=model.base_sha256,
-                initial=facts.initial,
-                frozen=model.read_frozen(),
-                export=export,
-                observer=live,
-                engine=DEPLOYMENT,
-                started=started,
-            ),
+        yield Coordination(
+            job=job,
+            run=run,
+            folder=folder,
+            sites=sites,
+            base_sha256=model.base_sha256,
+            initial=facts.initial,
+            frozen=model.read_frozen(),
+            export=export,
+            observer=live,
+            engine=DEPLOYMENT,
+            started=started,
         )
 
 

@@ -12,7 +12,7 @@ import httpx
 
 from fedethos.errors import FedethosError
 from fedethos.flower_superlink import bundle_of
-from fedethos.server.places import JOB_KEY, RUN_KEY, STATE_VARIABLE, Places
+from fedethos.server.places import ATTEMPT_KEY, JOB_KEY, QUARANTINE_KEY, RUN_KEY, STATE_VARIABLE, Places
 from fedethos.server.superlink import SuperLink
 
 _ACQUIRE_SECONDS = 10.0
@@ -35,6 +35,8 @@ clientapp = "fedethos.client.app:app"
 [tool.flwr.app.config]
 {RUN_KEY} = ""
 {JOB_KEY} = ""
+{ATTEMPT_KEY} = 0
+{QUARANTINE_KEY} = 0
 """
 
 
@@ -54,17 +56,18 @@ class ServerAppProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    def start(self, run: str, job_sha256: str) -> int:
-        """Start a Flower run and its ServerApp; the id of the Flower run.
+    def start(self, run: str, job_sha256: str, *, attempt: int, quarantine_after: int) -> int:
+        """Start a Flower run and its ServerApp; the id of the Flower run. ``attempt``: how often the run was started before.
 
         Raises
         ------
         FedethosError
-            NET-511 when the SuperLink does not hand the new run out.
+            NET-517 when the SuperLink does not hand the new run out.
         """
         self.stop()
         client = self._superlink.client
-        self._flower_run = client.start_run(bundle_of(BUNDLE), {RUN_KEY: run, JOB_KEY: job_sha256})
+        config: dict[str, str | int] = {RUN_KEY: run, JOB_KEY: job_sha256, ATTEMPT_KEY: attempt, QUARANTINE_KEY: quarantine_after}
+        self._flower_run = client.start_run(bundle_of(BUNDLE), config)
         token = self._token(self._flower_run)
         log = os.open(self._places.log / "serverapp.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -114,4 +117,4 @@ class ServerAppProcess:
             if acquired is not None and acquired[0] == flower_run:
                 return acquired[1]
             time.sleep(0.05)
-        raise FedethosError("NET-511", "The SuperLink did not hand out the new run.", fix="Look into its log in the state folder.")
+        raise FedethosError("NET-517", "The SuperLink did not hand out the new run.", fix="Look into its log in the state folder.")

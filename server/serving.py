@@ -31,7 +31,7 @@ def serve(server: ServerFolder, *, finished: Callable[[Path], object], ready: Ca
     Raises
     ------
     FedethosError
-        NET-510 when the SuperLink does not start; NET-521 when a coordinator runs with this state folder already.
+        NET-516 when the SuperLink does not start; NET-521 when a coordinator runs with this state folder already.
     """
     places = Places(server.state)
     places.make()

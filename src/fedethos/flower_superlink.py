@@ -206,7 +206,7 @@ class SuperLinkClient:
     def unregister(self, node_id: int) -> None:
         self._control.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
-    def start_run(self, bundle: bytes, config: Mapping[str, str]) -> int:
+    def start_run(self, bundle: bytes, config: Mapping[str, str | int]) -> int:
         """Id of the new run, whose ServerApp then waits for ``acquire``."""
         request = StartRunRequest(fab=fab_to_proto(Fab("", bundle, {})), override_config=user_config_to_proto(dict(config)))
         run_id: int = self._control.StartRun(request).run_id
