@@ -16,6 +16,7 @@ import typer
 from fedethos import __version__
 from fedethos.cli_audit import audit
 from fedethos.cli_audit_data import audit_data
+from fedethos.cli_client import client_app
 from fedethos.cli_compare import compare
 from fedethos.cli_config import config_app
 from fedethos.cli_env import env
@@ -40,6 +41,7 @@ app = typer.Typer(
 for _verb in (demo, simulate, resume, report, evaluate, sweep, compare):
     app.command()(_verb)
 app.command()(audit_data)
+app.add_typer(client_app, name="client")
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
 privacy_app.command()(plan)
