@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedethos.cli_client_records import doctor, ledger
+from fedethos.cli_client_run import add_run_verbs
 from fedethos.errors import FedethosError
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def approve(
 
 client_app.command()(doctor)
 client_app.command()(ledger)
+add_run_verbs(client_app)
 
 
 def _review(job_file: Path, site_file: Path) -> tuple[Job, SiteDocument, ModelFacts, Review]:
