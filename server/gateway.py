@@ -8,14 +8,31 @@ loopback, and this filter behind TLS. Everything that is not exactly a fleet rou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from fedethos.flower_superlink import FLEET_PATHS, KEY_HEADER, PUSH_MESSAGES, ASGIApp, Receive, Scope, Send, key_of_header
-from fedethos.flower_superlink import replies_only_for_itself as honest
+from fedethos.flower_superlink import (
+    APP_PUSH_MESSAGES,
+    APP_PUSH_OBJECT,
+    FLEET_PATHS,
+    KEY_HEADER,
+    PULL_MESSAGES,
+    PUSH_MESSAGES,
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    addressed_nodes,
+    asking_node,
+    key_of_header,
+    replies_only_for_itself,
+)
+from fedethos.server.mailbox import Mailbox
 
 MOST_BYTES = 8 << 20  # Flower cuts arrays into objects of 5 MiB, each pushed in a request of its own
 BODY_SECONDS = 60.0
+_MOST_APP_BYTES = 1 << 30  # of the coordinator's own ServerApp
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -25,7 +42,7 @@ class Limits:
 
     body_bytes: int = MOST_BYTES
     body_seconds: float = BODY_SECONDS
-    in_flight: int = 8
+    in_flight: int = 6
 
 
 @dataclass
@@ -33,6 +50,7 @@ class Gateway:
     """``keys``: the public keys (PEM) that are answered now, to the site's name. ``refused`` is told (site or "", code)."""
 
     app: ASGIApp
+    mailbox: Mailbox
     keys: Callable[[], Mapping[bytes, str]]
     refused: Callable[[str, str], None]
     limits: Limits = Limits()
@@ -77,15 +95,35 @@ class Gateway:
             return
         except _GoneError:
             return
-        if scope["path"] == PUSH_MESSAGES and not honest(body):
+        if scope["path"] == PUSH_MESSAGES and not replies_only_for_itself(body):
             await self._refuse(send, 403, site, "NET-535")
             return
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+        if scope["path"] == PULL_MESSAGES and (node_id := asking_node(body)) is not None:
+            await self._pull(scope, body, receive, send, node_id)
+        else:
+            await self.app(scope, _again(body, receive), send)
 
-        async def once() -> dict[str, object]:
-            return waiting.pop() if waiting else dict(await receive())
+    async def _pull(self, scope: Scope, body: bytes, receive: Receive, send: Send, node_id: int) -> None:
+        """Ask Flower when there may be something, and not at all for a node that went away: its message would be lost."""
+        mail, gone = (asyncio.ensure_future(one) for one in (self.mailbox.may_have_mail(node_id), receive()))
+        try:
+            await asyncio.wait({mail, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                return
+        finally:
+            mail.cancel()
+            gone.cancel()
+        size, status, seen = 0, 0, self.mailbox.seen(node_id)
 
-        await self.app(scope, once, send)
+        async def counted(event: MutableMapping[str, Any]) -> None:
+            nonlocal size, status
+            status = event.get("status", status)
+            size += len(event.get("body", b""))
+            await send(event)
+
+        await self.app(scope, _again(body, receive), counted)
+        if status == 200 and size == 0:
+            self.mailbox.found_empty(node_id, seen)
 
     async def _refuse(self, send: Send, status: int, site: str, code: str) -> None:
         self.refused(site, code)
@@ -116,14 +154,30 @@ async def _body(receive: Receive, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def without_fleet(app: ASGIApp) -> ASGIApp:
-    """The loopback face: Control and Runtime API, which both ask for a secret or a token. Nodes have to come by the gateway."""
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A request whose body was read already."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def filtered(scope: Scope, receive: Receive, send: Send) -> None:
+    async def once() -> MutableMapping[str, Any]:
+        return waiting.pop() if waiting else await receive()
+
+    return once
+
+
+def loopback_face(app: ASGIApp, mailbox: Mailbox) -> ASGIApp:
+    """Control and Runtime API, which ask for a secret or a token, and tell ``mailbox`` what comes. Nodes have to use the gateway."""
+
+    async def face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(("/v1/control/", "/v1/runtime/", "/health")):
             await send({"type": "http.response.start", "status": 404, "headers": _JSON})
             await send({"type": "http.response.body", "body": b"{}"})
-            return
-        await app(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == APP_PUSH_MESSAGES:
+            body = await _body(receive, _MOST_APP_BYTES)
+            await app(scope, _again(body, receive), send)
+            mailbox.announced(addressed_nodes(body))
+        else:
+            await app(scope, receive, send)
+            if scope["type"] == "http" and scope["path"] == APP_PUSH_OBJECT:
+                mailbox.stirred()
 
-    return filtered
+    return face

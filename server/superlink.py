@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import httpx
 
@@ -62,7 +61,7 @@ class SuperLink:
         Raises
         ------
         FedethosError
-            NET-510 when it does not come up.
+            NET-516 when it does not come up.
         """
         host, public_port = self._server.address
         if not (self._folder / "keys.json").exists():
@@ -121,7 +120,7 @@ class SuperLink:
             time.sleep(0.1)
         self.stop()
         raise FedethosError(
-            "NET-510",
+            "NET-516",
             "The SuperLink did not start.",
             where=str(self._folder / "superlink.log"),
             why="Its address is taken, its certificate or key does not load, or its database is damaged.",

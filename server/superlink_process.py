@@ -13,7 +13,8 @@ import signal
 import ssl
 import sys
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fedethos.flower_superlink import superlink_app
-from fedethos.server.gateway import Gateway, without_fleet
+from fedethos.server.gateway import Gateway, loopback_face
+from fedethos.server.mailbox import Mailbox
 
 HEADER_SECONDS = 15.0  # for a connection's first or next request line and headers, once its first byte came
 _BACKLOG = 1024
@@ -63,8 +65,9 @@ class Keys:
 class _Server(uvicorn.Server):
     """Signals are handled once for both servers."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _PatientProtocol(HttpToolsProtocol):
@@ -96,9 +99,9 @@ def main(stdin: IO[str] = sys.stdin) -> None:
 
 
 async def _serve(settings: Settings, stdin: IO[str]) -> None:
-    app = superlink_app(settings.database, settings.secret, settings.port)
-    private = _Server(uvicorn.Config(without_fleet(app), host="127.0.0.1", port=settings.port, **_QUIET))  # type: ignore[arg-type]
-    gateway = Gateway(app, Keys(Path(settings.keys)), _log_refusal)
+    app, mailbox = superlink_app(settings.database, settings.secret, settings.port), Mailbox()
+    private = _Server(uvicorn.Config(loopback_face(app, mailbox), host="127.0.0.1", port=settings.port, **_QUIET))  # type: ignore[arg-type]
+    gateway = Gateway(app, mailbox, Keys(Path(settings.keys)), _log_refusal)
     public = _Server(
         uvicorn.Config(
             gateway,

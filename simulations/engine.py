@@ -115,7 +115,7 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
         ) as federation,
     ):
         base_weights = federation.model.base_weights()
-        plan = _coordination(job, folder, federation, observer, started, honest=scene.honest(federation))
+        plan = _coordination(job, folder, local.run, federation, observer, started, honest=scene.honest(federation))
         if not folder.manifest.exists():
             folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE, marks=scene.marks(federation)))
         behind = scene.behind(federation)
@@ -128,7 +128,7 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
 
 
 def _coordination(
-    job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float, *, honest: Sequence[Node]
+    job: Job, folder: RunFolder, run: str, federation: Federation, observer: Observer, started: float, *, honest: Sequence[Node]
 ) -> Coordination:
     model = federation.model
 
@@ -138,6 +138,7 @@ def _coordination(
 
     return Coordination(
         job=job,
+        run=run,
         folder=folder,
         sites=federation.sites,
         base_sha256=model.base_sha256,

@@ -24,8 +24,8 @@ from flwr.proto.control_pb2 import (
     StopRunRequest,
     UnregisterNodeRequest,
 )
-from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushAppMessagesRequest
 from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, NodeStatus
 from flwr.supercore.control.control_http_client import ControlHttpClient
@@ -40,21 +40,24 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from flwr.superlink.runtime import run_serverapp
 
-ACTIVATE, PUSH_MESSAGES, PUSH_OBJECT = "/v1/fleet/activate-node", "/v1/fleet/push-messages", "/v1/fleet/push-object"
+PULL_MESSAGES, PUSH_MESSAGES = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 FLEET_PATHS = frozenset(
     {
-        ACTIVATE,
+        PULL_MESSAGES,
         PUSH_MESSAGES,
-        PUSH_OBJECT,
+        "/v1/fleet/activate-node",
         "/v1/fleet/deactivate-node",
         "/v1/fleet/send-node-heartbeat",
-        "/v1/fleet/pull-messages",
+        "/v1/fleet/push-object",
         "/v1/fleet/get-run",
         "/v1/fleet/pull-object",
         "/v1/fleet/confirm-message-received",
     }
 )
 """What a node of ours calls. Not among them: register and unregister a node, and fetch code (get-fab)."""
+
+APP_PUSH_MESSAGES, APP_PUSH_OBJECT = "/v1/runtime/push-messages", "/v1/runtime/push-object"
+"""What a ServerApp calls when it sends."""
 
 KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
 SHORTEST_HEARTBEAT = HEARTBEAT_MIN_INTERVAL
@@ -151,6 +154,24 @@ def replies_only_for_itself(body: bytes) -> bool:
     )
 
 
+def asking_node(body: bytes) -> int | None:
+    """The node that a pull-messages request says it is of; its signature is checked later. None when it is no such request."""
+    try:
+        node_id: int = PullMessagesRequest.FromString(body).node.node_id
+    except Exception:
+        return None
+    return node_id
+
+
+def addressed_nodes(body: bytes) -> set[int]:
+    """The nodes that a ServerApp's push-messages request has messages for."""
+    try:
+        request = PushAppMessagesRequest.FromString(body)
+    except Exception:
+        return set()
+    return {message.metadata.dst_node_id for message in request.messages_list}
+
+
 @dataclass(frozen=True)
 class NodeState:
     """A registered key. ``online``: its last heartbeat is not too old."""
@@ -206,7 +227,7 @@ class SuperLinkClient:
     def unregister(self, node_id: int) -> None:
         self._control.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
-    def start_run(self, bundle: bytes, config: Mapping[str, str]) -> int:
+    def start_run(self, bundle: bytes, config: Mapping[str, str | int]) -> int:
         """Id of the new run, whose ServerApp then waits for ``acquire``."""
         request = StartRunRequest(fab=fab_to_proto(Fab("", bundle, {})), override_config=user_config_to_proto(dict(config)))
         run_id: int = self._control.StartRun(request).run_id

@@ -103,7 +103,7 @@ def structured_log(path: Path | None, *, component: str, most_bytes: int = _MOST
     Raises
     ------
     FedethosError
-        RUN-970 when the file cannot be opened.
+        RUN-980 when the file cannot be opened.
     """
     handler = logging.StreamHandler(sys.stderr) if path is None else _rotating(path, most_bytes, kept)
     handler.setFormatter(JsonLines(component))
@@ -151,7 +151,7 @@ def _rotating(path: Path, most_bytes: int, kept: int, *, delay: bool = False) ->
         return PrivateRotatingFile(path, maxBytes=most_bytes, backupCount=kept, encoding="utf-8", delay=delay)
     except OSError as error:
         raise FedethosError(
-            "RUN-970",
+            "RUN-980",
             "The log cannot be written.",
             where=str(path),
             why="Without it nobody could say later what this process did.",

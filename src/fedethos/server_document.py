@@ -8,7 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from fedethos import yamltext
+from fedethos.certificates import write_private
 from fedethos.documents import load_document
+from fedethos.errors import FedethosError
 from fedethos.section import Section
 
 
@@ -66,3 +69,23 @@ class ServerFolder:
 def load_server(path: Path) -> ServerFolder:
     """Read ``server.yaml``. Refusals as in ``fedethos.documents.load_document``."""
     return ServerFolder(load_document(ServerDocument, path), path.resolve().parent)
+
+
+def write_server(folder: Path, *, address: str, certificate: str, key: str) -> Path:
+    """Write ``server.yaml`` and an empty ``trust.yaml`` into ``folder``; the path of the first.
+
+    Raises
+    ------
+    FedethosError
+        CFG-379 when one of them is there already.
+    """
+    server, trust = folder / "server.yaml", folder / "trust.yaml"
+    if server.exists() or trust.exists():
+        raise FedethosError(
+            "CFG-379", "There is a server.yaml or trust.yaml already.", where=str(folder), fix="Edit it, or name another folder."
+        )
+    document = ServerDocument(address=address, certificate=certificate, key=key)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_private(server, yamltext.render(document.model_dump(mode="json", by_alias=True)).encode())
+    write_private(trust, yamltext.render({"schema": "fedethos/trust/v1", "version": 1, "sites": {}, "revoked": []}).encode())
+    return server

@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from fedethos import yamltext
 from fedethos.certificates import make_authority, make_node_key, make_server_certificate, write_private
 from fedethos.errors import FedethosError
@@ -52,7 +54,7 @@ def make_trial(folder: Path, *, sites: Sequence[str], address: str, hosts: Seque
     (folder / "README.txt").write_text(_README, encoding="utf-8")
     (server / "server.pem").write_bytes(certificate)
     write_private(server / "server.key", key)
-    trusted = {}
+    trusted: dict[str, JsonValue] = {}
     for name in sites:
         private, public = make_node_key()
         trusted[name] = {"public_key": public}
@@ -91,5 +93,5 @@ def _write_site(folder: Path, name: str, address: str, ca: bytes, key: bytes) ->
     )
 
 
-def _write(path: Path, document: yamltext.JsonValue) -> None:
+def _write(path: Path, document: JsonValue) -> None:
     write_private(path, (_MARK + yamltext.render(document)).encode())

@@ -120,7 +120,7 @@ def test_stderr_takes_the_lines_where_no_file_is_named(capsys: pytest.CaptureFix
 
 def test_a_log_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FedethosError, match="RUN-970"), structured_log(tmp_path / "file/node.jsonl", component="gateway"):
+    with pytest.raises(FedethosError, match="RUN-980"), structured_log(tmp_path / "file/node.jsonl", component="gateway"):
         pass
 
 

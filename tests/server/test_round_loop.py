@@ -119,6 +119,7 @@ def federate(
         folder.write_job(dump_job(plan))
         coordination = Coordination(
             job=plan,
+            run="loop-00000001",
             folder=folder,
             sites={node: Site(f"site-{node}", node, SHARES[node], 1000) for node in answers},
             base_sha256=BASE,
