@@ -19,8 +19,9 @@ DAYS = 30.0
 _MARK = "# Made by `fedethos keys trial` for a trial. Not for production.\n"
 _README = """Made by `fedethos keys trial` for a trial. Not for production: this machine has seen every private key.
 
-server/     the coordinator: fedethos server start server/server.yaml
-SITE/       one folder for each site: fedethos client start SITE/site.yaml
+server/     the coordinator: fedethos server start --server server/server.yaml
+SITE/       one folder for each site: fedethos client approve job.yaml SITE, then fedethos client start SITE
+job.yaml    a job on the records of the sites (UCI Adult, CC BY 4.0): fedethos server submit job.yaml --server server/server.yaml
 """
 
 
