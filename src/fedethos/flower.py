@@ -8,15 +8,31 @@ from __future__ import annotations
 
 import copy
 import logging
+from typing import TYPE_CHECKING
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app.message.message import make_message
+from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Run", "connections", "copied", "identify_process", "quiet_logs", "rebuild_from_wire", "wire_bytes", "with_message_id"]
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+__all__ = [
+    "Run",
+    "all_objects",
+    "connections",
+    "copied",
+    "identify_process",
+    "quiet_logs",
+    "rebuild_from_wire",
+    "unreadable",
+    "wire_bytes",
+    "with_content",
+    "with_message_id",
+]
 
 
 def quiet_logs() -> None:
@@ -42,17 +58,31 @@ def connections(grid: Grid) -> dict[int, str]:
     return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
 
 
+def with_content(message: Message, content: RecordDict) -> Message:
+    """A message with the same metadata and another content."""
+    return make_message(metadata=message.metadata, content=content)
+
+
+def unreadable(message: Message) -> Message:
+    """The same message without content: ``has_content`` is False, and it can still be replied to."""
+    return make_message(metadata=message.metadata, error=Error(0))
+
+
+def all_objects(item: Message | RecordDict) -> dict[str, InflatableObject]:
+    """What Flower's transport sends for a message or record, by object id, the item itself last."""
+    return get_all_nested_objects(item)
+
+
 def wire_bytes(record: RecordDict) -> dict[str, bytes]:
     """``record`` as the objects that Flower's transport sends: content by object id, the record itself last."""
-    return {object_id: item.deflate() for object_id, item in get_all_nested_objects(record).items()}
+    return {object_id: item.deflate() for object_id, item in all_objects(record).items()}
 
 
-def rebuild_from_wire(contents: dict[str, bytes]) -> RecordDict:
-    """The record that the receiver gets from ``wire_bytes``."""
-    root = list(contents)[-1]
-    record = inflate_object_from_contents(root, dict(contents))
+def rebuild_from_wire(contents: dict[str, bytes], root: str | None = None) -> RecordDict:
+    """The record that the receiver gets from ``wire_bytes``. ``root``: id of the record itself; None: the last one."""
+    record = inflate_object_from_contents(root or list(contents)[-1], dict(contents))
     if not isinstance(record, RecordDict):
-        raise TypeError("the last object is not a RecordDict")
+        raise TypeError("the root object is not a RecordDict")
     return record
 
 

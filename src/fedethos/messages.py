@@ -31,6 +31,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Message, RecordDict
 
 from fedethos.errors import FedethosError
+from fedethos.npy import is_npy
 
 CONTRACT_VERSION = 1
 SETUP, TRAIN, EVALUATE = "query.setup", "train", "evaluate"
@@ -134,11 +135,13 @@ def encode_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> ArrayRecord:
 
 
 def decode_arrays(record: ArrayRecord, dtype: type[np.generic], code: str) -> dict[str, npt.NDArray[np.generic]]:
-    """Arrays of exactly ``dtype``; any other dtype is refused with ``code``."""
+    """Arrays of exactly ``dtype``; any other dtype, and bytes that are no such array, are refused with ``code``."""
     arrays = {}
     for name, array in record.items():
         if array.dtype != np.dtype(dtype).name or array.stype != "numpy.ndarray":
             raise FedethosError(code, f"A tensor is {array.dtype}, not {np.dtype(dtype).name}.", where=name)
+        if not is_npy(array.data, dtype, tuple(array.shape)):
+            raise FedethosError(code, "The bytes of a tensor are not the array that its message describes.", where=name)
         arrays[name] = array.numpy()
     return arrays
 
