@@ -146,12 +146,24 @@ def approved_jobs(state: Path) -> list[str]:
 
 
 def resign_approvals(state: Path, old: ec.EllipticCurvePublicKey, key: ec.EllipticCurvePrivateKey) -> list[str]:
-    """Sign with ``key`` whatever was validly signed with ``old``, when a site exchanges its key; returns the jobs' hashes."""
-    resigned = []
-    for job_sha256 in approved_jobs(state):
-        _write(state, _verified(approval_path(state, job_sha256), old), key)
-        resigned.append(job_sha256)
-    return resigned
+    """Sign with ``key`` whatever was validly signed with ``old``, when a site exchanges its key; returns the jobs' hashes.
+
+    What ``key`` has signed already stays. SEC-612 for an approval that neither signed.
+    """
+    jobs = approved_jobs(state)
+    for job_sha256 in jobs:
+        path = approval_path(state, job_sha256)
+        if not _is_signed_by(path, key.public_key()):
+            _write(state, _verified(path, old), key)
+    return jobs
+
+
+def _is_signed_by(path: Path, key: ec.EllipticCurvePublicKey) -> bool:
+    try:
+        _verified(path, key)
+    except FedethosError:
+        return False
+    return True
 
 
 def approval_path(state: Path, job_sha256: str) -> Path:
@@ -163,7 +175,8 @@ def approval_path(state: Path, job_sha256: str) -> Path:
 
 def _write(state: Path, approval: Approval, key: ec.EllipticCurvePrivateKey) -> Path:
     path = approval_path(state, approval.job_sha256)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (state, path.parent):  # mkdir(parents=True) would leave the outer one open to all
+        folder.mkdir(exist_ok=True, mode=0o700)
     signature = base64.b64encode(key.sign(_signed_bytes(approval), ec.ECDSA(SHA384()))).decode()
     write_atomically(
         path, canonical_json({"approval": _APPROVAL.dump_python(approval, mode="json", by_alias=True), "signature": signature})

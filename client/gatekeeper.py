@@ -85,14 +85,26 @@ def check_request(message: Message, approval: Approval, site: SiteDocument, hist
     return request
 
 
+def most_request_bytes(approval: Approval) -> int:
+    """More bytes than any request of an approved job has on the wire: what a node reads before it looks at one."""
+    _, training = _most(approval.tensors, approval.job)
+    _, setup = _most(approval.frozen, approval.job)
+    return max(training, setup) + _LONGEST_LIST * _MOST_KEYS * 16
+
+
+def _most(expected: Shapes, job: Job) -> tuple[int, int]:
+    """Tensors and bytes of a request that carries ``expected``, and a residual where the job has one."""
+    residual = job.aggregation in WITH_RESIDUAL
+    tensors = len(expected) * (2 if residual else 1)
+    numbers = sum(_bytes_of(shape) for shape in expected.values()) + (_residual_bytes(expected) if residual else 0)
+    return tensors, numbers + tensors * _HEADER_BYTES
+
+
 def _check_sizes(message: Message, approval: Approval) -> None:
     """Before anything is decoded: not more tensors, keys, characters or bytes than a request of this job has."""
-    expected = approval.tensors if message.metadata.message_type != SETUP else approval.frozen
-    residual = approval.job.aggregation in WITH_RESIDUAL
-    most_tensors = len(expected) * (2 if residual else 1)
-    most_bytes = sum(_bytes_of(shape) for shape in expected.values()) + (_residual_bytes(expected) if residual else 0)
+    most_tensors, most_bytes = _most(approval.tensors if message.metadata.message_type != SETUP else approval.frozen, approval.job)
     arrays = message.content.array_records.get(ARRAYS, ArrayRecord())
-    if len(arrays) > most_tensors or sum(len(array.data) for array in arrays.values()) > most_bytes + most_tensors * _HEADER_BYTES:
+    if len(arrays) > most_tensors or sum(len(array.data) for array in arrays.values()) > most_bytes:
         raise _out_of_range("carries more tensors or bytes than the adapter of this job has")
     config = message.content.config_records.get(CONFIG, ConfigRecord())
     if len(config) > _MOST_KEYS or any(_is_long(name) or _is_long(value) for name, value in config.items()):

@@ -12,10 +12,11 @@ import fedethos
 from fedethos.aggregation import WITH_RESIDUAL, is_residual, trained_in
 from fedethos.client.asked_counts import check_layout, layout_of
 from fedethos.client.cell_weights import Floats, accepted_weights, weighed
-from fedethos.client.evaluator import lay_out, predict
+from fedethos.client.evaluator import TOKENS_PER_PASS, lay_out, predict
 from fedethos.client.examples import Examples
 from fedethos.client.group_sampling import balanced
 from fedethos.client.head_warmup import head_first
+from fedethos.client.memory import TokenBudget
 from fedethos.client.model import NodeModel
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
@@ -51,6 +52,9 @@ class Node:
     ledger: CommittedPlan | None
     source_of: SourceOf
     rank: int | None = None
+
+    def __post_init__(self) -> None:
+        self._training_budget, self._counting_budget = TokenBudget(self.job.training.micro_batch_tokens), TokenBudget(TOKENS_PER_PASS)
 
     def setup(self, request: Request) -> SetupReply:
         """Take the frozen adapter tensors (lora_A under ffa) and say which base model is here."""
@@ -129,7 +133,7 @@ class Node:
     def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)
         examples = self.examples[split]
-        predictions = predict(self.model, examples, self.job.data.label.favorable_index)
+        predictions = predict(self.model, examples, self.job.data.label.favorable_index, self._counting_budget)
         return lay_out(predictions, examples, self.job, layout, self.source_of(f"decisions/{split}", request.round))
 
     def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> Arrays:
@@ -140,7 +144,9 @@ class Node:
         loss = example_loss(self.job.fairness)
         names = trained_in(self.job.aggregation, round, self.model.exchanged_names)
         with self.model.training(head_first(names, round, warmup_rounds=self.job.head_warmup_rounds), rank=self.rank):
-            train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+            train_round(
+                self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss, self._training_budget
+            )
         return self.model.read(names)
 
     def _load(self, request: Request) -> None:

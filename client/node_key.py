@@ -5,6 +5,8 @@ Flower's loader takes the same file (``ssh-keygen -t ecdsa -b 384`` writes one).
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -76,6 +78,12 @@ def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def public_line(key: ec.EllipticCurvePrivateKey) -> str:
     """The public key as one OpenSSH line, for the coordinator's trust.yaml."""
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def fingerprint(key: ec.EllipticCurvePrivateKey) -> str:
+    """SHA-256 of the public key as ``ssh-keygen -l`` prints it, to compare over the telephone."""
+    blob = base64.b64decode(public_line(key).split()[1])
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
 def _no_key(path: Path, how: str) -> FedethosError:

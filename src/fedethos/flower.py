@@ -18,7 +18,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 if TYPE_CHECKING:
-    from flwr.serverapp import Grid
+    from flwr.serverapp import Grid  # a node has no use for it, and no memory to spare
 
 __all__ = [
     "Run",
@@ -26,6 +26,7 @@ __all__ = [
     "connections",
     "copied",
     "identify_process",
+    "message_from_wire",
     "quiet_logs",
     "rebuild_from_wire",
     "unreadable",
@@ -36,8 +37,9 @@ __all__ = [
 
 
 def quiet_logs() -> None:
-    """Keep Flower's own log lines off the terminal; refusals are reported by the round loop."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    """Keep the log lines of Flower and of its HTTP client (one for each request) out; refusals are reported by the round loop."""
+    for library in ("flwr", "httpx", "httpcore"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def identify_process(run_id: int) -> None:
@@ -53,11 +55,6 @@ def with_message_id(message: Message, message_id: str) -> Message:
     return message
 
 
-def connections(grid: Grid) -> dict[int, str]:
-    """Of every node that is connected now: a text that changes when it connects anew. "" where the grid has no connections."""
-    return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
-
-
 def with_content(message: Message, content: RecordDict) -> Message:
     """A message with the same metadata and another content."""
     return make_message(metadata=message.metadata, content=content)
@@ -68,9 +65,22 @@ def unreadable(message: Message) -> Message:
     return make_message(metadata=message.metadata, error=Error(0))
 
 
+def message_from_wire(contents: dict[str, bytes], root: str, message_id: str) -> Message:
+    """The message whose ``all_objects`` these are, with the id that the SuperLink gave it."""
+    message = inflate_object_from_contents(root, dict(contents))
+    if not isinstance(message, Message):
+        raise TypeError("the root object is not a Message")
+    return with_message_id(message, message_id)
+
+
 def all_objects(item: Message | RecordDict) -> dict[str, InflatableObject]:
     """What Flower's transport sends for a message or record, by object id, the item itself last."""
     return get_all_nested_objects(item)
+
+
+def connections(grid: Grid) -> dict[int, str]:
+    """Of every node that is connected now: a text that changes when it connects anew. "" where the grid has no connections."""
+    return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
 
 
 def wire_bytes(record: RecordDict) -> dict[str, bytes]:

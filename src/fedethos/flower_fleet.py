@@ -109,10 +109,10 @@ class FleetConnection:
         quiet = time.monotonic() - self._last_message
         return min(max(_QUICK_POLL, quiet / 5.0, 5.0 * self._took), _IDLE_POLL)
 
-    def receive(self, most_bytes: int) -> Message | None:
+    def receive(self, most_bytes: Callable[[], int]) -> Message | None:
         """The next message, whole; None when there is none or no connection (``problem``).
 
-        A message that is larger than ``most_bytes``, or whose objects are damaged, comes without content, so that it can be refused. It is
+        A message larger than ``most_bytes()``, or with damaged objects, comes without content, so that it can be refused. It is
         the sender's to repeat until ``confirm``.
         """
         try:
@@ -125,7 +125,7 @@ class FleetConnection:
                 return None
             self._last_message = time.monotonic()
             announced = message_from_proto(response.messages_list[0])
-            return self._whole(node, announced, response.message_object_trees[0], most_bytes)
+            return self._whole(node, announced, response.message_object_trees[0], most_bytes())
         except RunEndedError:
             return None
         except FedethosError as problem:

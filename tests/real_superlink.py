@@ -6,10 +6,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
 from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.constant import TaskType
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_children_ids_from_object_content, get_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink.main import create_app
 
@@ -51,6 +52,28 @@ class SuperLink:
         for name in missing:
             self.state.store_object(self.run_id, session, name, objects[name])
         return message.metadata.message_id
+
+    def reply(self, asked: str, *, seconds: float = 60.0) -> RecordDict | None:
+        """Wait for the reply to a message; None when none comes."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if replies := self.state.get_message_res({asked}, self.run_id):
+                root = replies[0].metadata.message_id
+                contents: dict[str, bytes] = {}
+                self._collect(root, contents)
+                message = inflate_object_from_contents(root, contents)
+                assert isinstance(message, Message)
+                return message.content
+            time.sleep(0.05)
+        return None
+
+    def _collect(self, name: str, contents: dict[str, bytes]) -> None:
+        while not (content := self.state.get_object(self.run_id, name)):  # announced, and still on its way
+            assert content is not None
+            time.sleep(0.01)
+        contents[name] = content
+        for child in get_object_children_ids_from_object_content(content):
+            self._collect(child, contents)
 
     def end_run(self) -> None:
         task = self.state.get_run_info(run_ids=[self.run_id])[0].primary_task_id
@@ -89,10 +112,10 @@ def certificate_authority(folder: Path, *, hours: float = 24.0) -> tuple[Path, P
     return certificate, key, authority.public_bytes(serialization.Encoding.PEM)
 
 
-@pytest.fixture
-def superlink(tmp_path: Path) -> Iterator[SuperLink]:
+@contextmanager
+def running_superlink(folder: Path) -> Iterator[SuperLink]:
     """A SuperLink that is up, with one running run."""
-    certificate, key, authority = certificate_authority(tmp_path)
+    certificate, key, authority = certificate_authority(folder)
     app = create_app()
     state = app.state.linkstate_factory.state()
     run_id = state.create_run("f/a", "1.0.0", "0" * 64, {}, FEDERATION, None, "aid", TaskType.SERVER_APP)
@@ -107,6 +130,8 @@ def superlink(tmp_path: Path) -> Iterator[SuperLink]:
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    yield SuperLink(f"127.0.0.1:{port}", authority, state, run_id)
-    server.should_exit = True
-    thread.join()
+    try:
+        yield SuperLink(f"127.0.0.1:{port}", authority, state, run_id)
+    finally:
+        server.should_exit = True
+        thread.join()
