@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -44,10 +45,12 @@ class Supervisor:
     ----------
     document : Path
         The site.yaml, whose folder relative paths start from.
+    say : callable
+        Told in one line when the connection comes or goes, for whoever watches the process.
     """
 
-    def __init__(self, document: Path, site: SiteDocument) -> None:
-        self.site, self._document, self._folder = site, document, document.parent
+    def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
+        self.site, self._document, self._folder, self._say = site, document, document.parent, say
         self._name, self._coordinator = site.as_node()
         self._stopping, self._giving_up, self._paused = threading.Event(), threading.Event(), threading.Event()
         self._now: Request | None = None
@@ -98,7 +101,7 @@ class Supervisor:
         if (kept := self._inbox.kept()) is not None:
             log.info("taking up the message of before the restart")
             self._take(kept)
-        problem: str | None = None
+        problem: str | None = "not asked yet"
         while not self._stopping.is_set():
             if self._paused.is_set():
                 self._stopping.wait(_PAUSED_SECONDS)
@@ -159,6 +162,7 @@ class Supervisor:
             control.set_not_serving()
         if code != before:
             log.info("connected" if code is None else "not connected", extra={} if code is None else {"code": code})
+            self._say(f"{self._name}: {'connected to ' + self._coordinator.address if problem is None else problem}")
         return code
 
     # --- the control socket ---

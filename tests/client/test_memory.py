@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.client.test_trainer import examples
 from transformers import BertConfig, BertForSequenceClassification
 
 from fedethos.client.evaluator import predict
@@ -16,7 +17,6 @@ from fedethos.privacy.engine import PlainEngine
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.randomness import SeededSource
-from tests.client.test_trainer import examples
 
 PLAN = StepPlan(sampling_rate=0.9, expected_batch_size=10.0, noise_std=0.5)
 TRAINING = Training(local_steps=3, batch_size=10, learning_rate=1.0, optimizer="sgd", micro_batch_tokens=64)
