@@ -175,7 +175,8 @@ def approval_path(state: Path, job_sha256: str) -> Path:
 
 def _write(state: Path, approval: Approval, key: ec.EllipticCurvePrivateKey) -> Path:
     path = approval_path(state, approval.job_sha256)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (state, path.parent):  # mkdir(parents=True) would leave the outer one open to all
+        folder.mkdir(exist_ok=True, mode=0o700)
     signature = base64.b64encode(key.sign(_signed_bytes(approval), ec.ECDSA(SHA384()))).decode()
     write_atomically(
         path, canonical_json({"approval": _APPROVAL.dump_python(approval, mode="json", by_alias=True), "signature": signature})

@@ -23,30 +23,47 @@ from fedethos.storage import sync_folder, write_atomically, write_errors
 DOCUMENT = "site.yaml"
 
 _TEMPLATE = """\
-# What this site decides for itself. It stays here and is never sent.  `fedethos config explain --document site` explains the keys.
+# What this site decides for itself. It stays here and is never sent.
+# What each key means: fedethos config explain --document site
 schema: fedethos/site/v1
-name: {name}            # as the job calls this site (federation.sites)
-account: {account}      # the ledger account of these people: keep it when the file is exported anew
+
+# As the job calls this site (federation.sites).
+name: {name}
+
+# The ledger account of these people. Keep it when the file is exported anew.
+account: {account}
+
 coordinator:
   address: {address}
   ca: {ca}
   insecure: {insecure}
   proxy: {proxy}
+
 key: node.key
+
 data:
   path: {data}
-  map: {{}}                # raw value to declared category, per column: {{sex: {{"1": Male, "0": Female}}}}
-  removed: null          # a file with people whose records are taken out, one a line
-caps:                    # whatever a coordinator asks for; they can only be tightened later
+  # Raw value to declared category, per column: {{sex: {{"1": Male, "0": Female}}}}
+  map: {{}}
+  # A file with people whose records are taken out, one a line.
+  removed: null
+
+# What may be spent, whatever a coordinator asks for. Later they can only be tightened.
+caps:
   lifetime_epsilon: {lifetime_epsilon}
   per_job_epsilon: {per_job_epsilon}
   delta: {delta}
   rounds: {rounds}
-hours: {hours}              # when training may run, local time: 20:00-06:00
-device: auto             # auto, cpu or cuda:N
-memory_gb: null
-model: null              # a folder with the base model, if it is not where the job says
-allow_unprotected: false # true lets jobs without differential privacy run: made-up records only
+
+# When training may run, local time, such as 20:00-06:00; null: always.
+hours: {hours}
+
+# auto (a GPU where there is one), cpu, or cuda:N
+device: auto
+
+# true lets jobs without differential privacy run: made-up records only.
+allow_unprotected: false
+
 # Secret, made for this site. Never change it: people would move between training and test.
 split_salt: {salt}
 """

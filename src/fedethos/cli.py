@@ -41,6 +41,7 @@ app = typer.Typer(
 for _verb in (demo, simulate, resume, report, evaluate, sweep, compare):
     app.command()(_verb)
 app.command()(audit_data)
+app.add_typer(client_app, name="client")
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
 app.add_typer(client_app, name="client")
