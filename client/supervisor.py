@@ -63,7 +63,7 @@ class Supervisor:
         Raises
         ------
         FedethosError
-            SEC-620 to SEC-622 for the key, SEC-664 for the record of what left, NET-521 when this node runs already, NET-511 and SEC-670 as
+            SEC-620 to SEC-622 for the key, SEC-664 for the record of what left, NET-521 when this node runs already, NET-542 and SEC-680 as
             ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a node that cannot keep its records stops.
         """
         os.umask(0o077)
@@ -80,7 +80,7 @@ class Supervisor:
             self._inbox = Inbox(state / "inbox")
             self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
-            self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping))
+            self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping, state / "node-id"))
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
             self._loop(self._control)
             log.info("the node stopped", extra={"site": self._name})
@@ -131,7 +131,7 @@ class Supervisor:
         except RunEndedError:
             log.info("nobody waits for the reply: the run has ended")
         except FedethosError as problem:
-            if problem.code != "NET-515":
+            if problem.code != "NET-546":
                 raise
             return
         else:
@@ -229,7 +229,7 @@ def _read_authority(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FedethosError(
-            "NET-511",
+            "NET-542",
             f"The certificate authority's file cannot be read ({type(error).__name__}).",
             where=str(path),
             fix="Put the file there that the coordinator gave you, or change coordinator.ca in site.yaml.",

@@ -81,7 +81,7 @@ def test_what_fitted_is_kept_for_the_next_round() -> None:
 
 
 def test_one_unit_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(FedethosError, match="NODE-531"):
+    with pytest.raises(FedethosError, match="NODE-541"):
         trained(node_model(0), FusedEngine(1.0))
 
 
