@@ -1,6 +1,7 @@
 """A real node (supervisor and worker as processes of their own) against a real SuperLink with TLS and keys."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,8 +21,20 @@ from fedethos.client.node_key import write_node_key
 from fedethos.control.calling import call_control, is_healthy
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
+from fedethos.fairness.layout import DEFAULT_CUTS
 from fedethos.job import Job
-from fedethos.messages import SETUP, TRAIN, Request, SetupReply, TrainReply, decode_reply, encode_request
+from fedethos.messages import (
+    EVALUATE,
+    SETUP,
+    TRAIN,
+    ErrorReply,
+    EvaluateReply,
+    Request,
+    SetupReply,
+    TrainReply,
+    decode_reply,
+    encode_request,
+)
 from fedethos.models.tabular import Architecture, make_tabular
 from fedethos.privacy.ledger import read_ledger
 from fedethos.privacy.ledger_state import PlanState
