@@ -52,7 +52,8 @@ class Supervisor:
     def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
         self.site, self._document, self._folder, self._say = site, document, document.parent, say
         self._name, self._coordinator = site.as_node()
-        self._stopping, self._giving_up, self._paused = threading.Event(), threading.Event(), threading.Event()
+        self._stopping, self._giving_up = threading.Event(), threading.Event()
+        self._paused, self._resting = threading.Event(), threading.Event()
         self._now: Request | None = None
         self._kind: str | None = None
         self._answered = self._refused = 0
@@ -104,8 +105,10 @@ class Supervisor:
         problem: str | None = "not asked yet"
         while not self._stopping.is_set():
             if self._paused.is_set():
+                self._resting.set()
                 self._stopping.wait(_PAUSED_SECONDS)
                 continue
+            self._resting.clear()
             message = self._fleet.receive(self._handler.most_bytes)
             problem = self._note(control, problem)
             if message is None:
@@ -188,9 +191,9 @@ class Supervisor:
     def _state(self) -> str:
         if self._stopping.is_set():
             return "stopping"
-        if self._kind is not None:
-            return "working"
-        return "paused" if self._paused.is_set() else "waiting"
+        if self._paused.is_set():
+            return "paused" if self._resting.is_set() else "pausing"  # what it is working on is finished and sent first
+        return "waiting" if self._kind is None else "working"
 
     def _pause(self, _: JsonObject) -> JsonObject:
         self._paused.set()
