@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -44,12 +45,15 @@ class Supervisor:
     ----------
     document : Path
         The site.yaml, whose folder relative paths start from.
+    say : callable
+        Told in one line when the connection comes or goes, for whoever watches the process.
     """
 
-    def __init__(self, document: Path, site: SiteDocument) -> None:
-        self.site, self._document, self._folder = site, document, document.parent
+    def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
+        self.site, self._document, self._folder, self._say = site, document, document.parent, say
         self._name, self._coordinator = site.as_node()
-        self._stopping, self._giving_up, self._paused = threading.Event(), threading.Event(), threading.Event()
+        self._stopping, self._giving_up = threading.Event(), threading.Event()
+        self._paused, self._resting = threading.Event(), threading.Event()
         self._now: Request | None = None
         self._kind: str | None = None
         self._answered = self._refused = 0
@@ -60,7 +64,7 @@ class Supervisor:
         Raises
         ------
         FedethosError
-            SEC-620 to SEC-622 for the key, SEC-664 for the record of what left, NET-521 when this node runs already, NET-511 and SEC-670 as
+            SEC-620 to SEC-622 for the key, SEC-664 for the record of what left, NET-521 when this node runs already, NET-542 and SEC-680 as
             ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a node that cannot keep its records stops.
         """
         os.umask(0o077)
@@ -77,7 +81,7 @@ class Supervisor:
             self._inbox = Inbox(state / "inbox")
             self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
-            self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping))
+            self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping, state / "node-id"))
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
             self._loop(self._control)
             log.info("the node stopped", extra={"site": self._name})
@@ -98,11 +102,13 @@ class Supervisor:
         if (kept := self._inbox.kept()) is not None:
             log.info("taking up the message of before the restart")
             self._take(kept)
-        problem: str | None = None
+        problem: str | None = "not asked yet"
         while not self._stopping.is_set():
             if self._paused.is_set():
+                self._resting.set()
                 self._stopping.wait(_PAUSED_SECONDS)
                 continue
+            self._resting.clear()
             message = self._fleet.receive(self._handler.most_bytes)
             problem = self._note(control, problem)
             if message is None:
@@ -128,7 +134,7 @@ class Supervisor:
         except RunEndedError:
             log.info("nobody waits for the reply: the run has ended")
         except FedethosError as problem:
-            if problem.code != "NET-515":
+            if problem.code != "NET-546":
                 raise
             return
         else:
@@ -159,6 +165,7 @@ class Supervisor:
             control.set_not_serving()
         if code != before:
             log.info("connected" if code is None else "not connected", extra={} if code is None else {"code": code})
+            self._say(f"{self._name}: {'connected to ' + self._coordinator.address if problem is None else problem}")
         return code
 
     # --- the control socket ---
@@ -184,9 +191,9 @@ class Supervisor:
     def _state(self) -> str:
         if self._stopping.is_set():
             return "stopping"
-        if self._kind is not None:
-            return "working"
-        return "paused" if self._paused.is_set() else "waiting"
+        if self._paused.is_set():
+            return "paused" if self._resting.is_set() else "pausing"  # what it is working on is finished and sent first
+        return "waiting" if self._kind is None else "working"
 
     def _pause(self, _: JsonObject) -> JsonObject:
         self._paused.set()
@@ -225,7 +232,7 @@ def _read_authority(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FedethosError(
-            "NET-511",
+            "NET-542",
             f"The certificate authority's file cannot be read ({type(error).__name__}).",
             where=str(path),
             fix="Put the file there that the coordinator gave you, or change coordinator.ca in site.yaml.",
