@@ -76,14 +76,14 @@ class Supervisor:
             enter = resources.enter_context
             enter(structured_log(logs / "node.jsonl", component="supervisor"))
             enter(incident_log(state / "incidents.log"))
-            self._control = enter(serve_control(state / SOCKET, self._methods(), "node"))
+            control = enter(serve_control(state / SOCKET, self._methods(), "node"))
             self._egress = enter(Egress(state / EGRESS_FILE))
             self._inbox = Inbox(state / "inbox")
             self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
             self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping, state / "node-id"))
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
-            self._loop(self._control)
+            self._loop(control)
             log.info("the node stopped", extra={"site": self._name})
 
     def stop(self, *, now: bool = False) -> None:
@@ -105,6 +105,7 @@ class Supervisor:
         problem: str | None = "not asked yet"
         while not self._stopping.is_set():
             if self._paused.is_set():
+                control.set_not_serving()
                 self._resting.set()
                 self._stopping.wait(_PAUSED_SECONDS)
                 continue
@@ -197,7 +198,6 @@ class Supervisor:
 
     def _pause(self, _: JsonObject) -> JsonObject:
         self._paused.set()
-        self._control.set_not_serving()
         log.info("paused")
         return {"state": self._state()}
 
