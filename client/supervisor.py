@@ -20,6 +20,7 @@ import fedethos
 from fedethos.client.egress import FILE as EGRESS_FILE
 from fedethos.client.egress import Egress, Sent
 from fedethos.client.inbox import Inbox, Kept
+from fedethos.client.ledger_of_site import check_ledger_remembers, ledger_state
 from fedethos.client.node_key import load_node_key
 from fedethos.client.request_handler import Answer, RequestHandler
 from fedethos.client.worker_handle import WorkerHandle
@@ -64,8 +65,9 @@ class Supervisor:
         Raises
         ------
         FedethosError
-            SEC-620 to SEC-622 for the key, SEC-664 for the record of what left, NET-521 when this node runs already, NET-542 and SEC-680 as
-            ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a node that cannot keep its records stops.
+            SEC-620 and SEC-621 for the key, SEC-664 for the record of what left, PRIV-312 and PRIV-362 for the ledger, NET-521 when this node
+            runs already, NET-542 and SEC-680 as ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a node
+            that cannot keep its records stops.
         """
         os.umask(0o077)
         quiet_logs()
@@ -78,6 +80,7 @@ class Supervisor:
             enter(incident_log(state / "incidents.log"))
             control = enter(serve_control(state / SOCKET, self._methods(), "node"))
             self._egress = enter(Egress(state / EGRESS_FILE))
+            check_ledger_remembers(read(state / EGRESS_FILE), ledger_state(self._folder / self.site.ledger))
             self._inbox = Inbox(state / "inbox")
             self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
