@@ -67,8 +67,8 @@ class Supervisor:
         ------
         FedethosError
             SEC-620 and SEC-621 for the key, SEC-664 for the record of what left, PRIV-312 and PRIV-362 for the ledger, NET-521 when this
-            node runs already, NET-542 and SEC-680 as ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a node
-            that cannot keep its records stops.
+            node runs already, NET-542 and SEC-680 as ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a
+            node that cannot keep its records stops.
         """
         os.umask(0o077)
         quiet_logs()
