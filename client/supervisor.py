@@ -18,8 +18,9 @@ from flwr.app import Message
 
 import fedethos
 from fedethos.client.egress import FILE as EGRESS_FILE
-from fedethos.client.egress import Egress, Sent
+from fedethos.client.egress import Egress, Sent, read
 from fedethos.client.inbox import Inbox, Kept
+from fedethos.client.ledger_of_site import check_ledger_remembers, ledger_state
 from fedethos.client.node_key import load_node_key
 from fedethos.client.request_handler import Answer, RequestHandler
 from fedethos.client.worker_handle import WorkerHandle
@@ -57,6 +58,7 @@ class Supervisor:
         self._now: Request | None = None
         self._kind: str | None = None
         self._answered = self._refused = 0
+        self._told: str | None = None  # why the coordinator refused our last reply
 
     def run(self) -> None:
         """Answer until ``stop``.
@@ -64,8 +66,9 @@ class Supervisor:
         Raises
         ------
         FedethosError
-            SEC-620 to SEC-622 for the key, SEC-664 for the record of what left, NET-521 when this node runs already, NET-542 and SEC-680 as
-            ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a node that cannot keep its records stops.
+            SEC-620 and SEC-621 for the key, SEC-664 for the record of what left, PRIV-312 and PRIV-362 for the ledger, NET-521 when this
+            node runs already, NET-542 and SEC-680 as ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a
+            node that cannot keep its records stops.
         """
         os.umask(0o077)
         quiet_logs()
@@ -76,14 +79,15 @@ class Supervisor:
             enter = resources.enter_context
             enter(structured_log(logs / "node.jsonl", component="supervisor"))
             enter(incident_log(state / "incidents.log"))
-            self._control = enter(serve_control(state / SOCKET, self._methods(), "node"))
+            control = enter(serve_control(state / SOCKET, self._methods(), "node"))
             self._egress = enter(Egress(state / EGRESS_FILE))
+            check_ledger_remembers(read(state / EGRESS_FILE), ledger_state(self._folder / self.site.ledger))
             self._inbox = Inbox(state / "inbox")
             self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
             self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping, state / "node-id"))
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
-            self._loop(self._control)
+            self._loop(control)
             log.info("the node stopped", extra={"site": self._name})
 
     def stop(self, *, now: bool = False) -> None:
@@ -105,6 +109,7 @@ class Supervisor:
         problem: str | None = "not asked yet"
         while not self._stopping.is_set():
             if self._paused.is_set():
+                control.set_not_serving()
                 self._resting.set()
                 self._stopping.wait(_PAUSED_SECONDS)
                 continue
@@ -149,6 +154,19 @@ class Supervisor:
         self._inbox.mark_checked()
         self._now = request
         log.info("working on a request", extra=self._about())
+        self._listen(request)
+
+    def _listen(self, request: Request) -> None:
+        """What a request says about this site: its last reply was refused, or the coordinator runs another version."""
+        if request.refused is not None and request.refused != self._told:
+            log.warning("the coordinator refused this site's last reply", extra={**self._about(), "code": request.refused})
+            self._say(f"{self._name}: the coordinator refused the last reply: {request.refused} (docs/errors.md says why)")
+        self._told = request.refused
+        if request.fedethos not in (None, fedethos.__version__):
+            log.warning("the coordinator runs another version", extra={**self._about(), "version": request.fedethos})
+            self._say(
+                f"{self._name}: the coordinator runs fedethos {request.fedethos}, this node {fedethos.__version__}; it will not be asked"
+            )
 
     def _about(self) -> dict[str, str | int]:
         if self._now is None:
@@ -185,6 +203,7 @@ class Supervisor:
             "request": None if now is None else {"run": now.run, "round": now.round, "type": self._kind, "attempt": now.attempt},
             "answered": self._answered,
             "refused": self._refused,
+            "told": self._told,
             "worker": self._worker.pid,
         }
 
@@ -197,7 +216,6 @@ class Supervisor:
 
     def _pause(self, _: JsonObject) -> JsonObject:
         self._paused.set()
-        self._control.set_not_serving()
         log.info("paused")
         return {"state": self._state()}
 

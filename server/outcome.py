@@ -25,6 +25,7 @@ from fedethos.storage import JsonValue
 COVERED = "Epsilon covers training and every count that was released."
 BALANCED = " It is that of a unit in the group that is sampled most often; a unit in another group loses no more."
 WEIGHED = " It is that of a unit in the cell with the largest weight; a unit in another cell loses no more."
+DEPLOYMENT = "deployment"  # the engine of real sites
 NO_PRIVACY = "No privacy protection"
 SEEDED = "Simulation, not a guarantee"
 
@@ -40,6 +41,10 @@ class Ending:
     initial: Arrays
     state: RunState
     engine: str
+
+    @property
+    def secure_rng(self) -> bool:
+        return self.job.privacy.secure(deployed=self.engine == DEPLOYMENT)
 
 
 @dataclass(frozen=True)
@@ -249,7 +254,7 @@ def _spent(ending: Ending) -> dict[str, JsonValue]:
         "unit": job.unit,
         "adjacency": job.privacy.adjacency,
         "accountant": ACCOUNTANT if private else None,
-        "secure_rng": job.privacy.secure_rng is True,
+        "secure_rng": ending.secure_rng,
         "sites": {
             name: {
                 "epsilon": spent.epsilon,
@@ -284,7 +289,7 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "delta": job.privacy.delta if private else None,
         "target_epsilon": job.privacy.epsilon if private else None,
         "max_grad_norm": job.privacy.max_grad_norm if private else None,
-        "secure_rng": job.privacy.secure_rng is True,
+        "secure_rng": ending.secure_rng,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
         "statement": COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") if private else NO_PRIVACY,

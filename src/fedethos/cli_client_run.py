@@ -61,6 +61,8 @@ def status(site: Document = _SITE, as_json: AsJson = False) -> None:
     if isinstance(request := answer["request"], Mapping):
         typer.echo(f"request    {request['type']} of round {request['round']}, run {request['run']}")
     typer.echo(f"answered   {answer['answered']} requests since it started; refused {answer['refused']}")
+    if answer["told"] is not None:
+        typer.echo(f"told       the coordinator refused the last reply: {answer['told']} (docs/errors.md)")
     typer.echo("Next: what left this site and what it cost: fedethos client ledger")
 
 

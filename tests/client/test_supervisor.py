@@ -171,15 +171,19 @@ def plan_of(node: Node) -> PlanState:
 def test_a_run_from_setup_to_counts(install) -> None:
     node = install(JOB)
     node.start()
-    setup = node.answer(SETUP, 0)
+    setup = node.answer(SETUP, 0, fedethos="9.9.9")
+    assert "the coordinator runs another version" in (node.folder / "log" / "node.jsonl").read_text()
     assert isinstance(setup, SetupReply) and setup.model_sha256 == Architecture.of(node.job).sha256
     assert not read_ledger(node.folder / "ledger.sqlite")[0].plans  # nothing is paid yet
     update = node.answer(TRAIN, 1)
     assert isinstance(update, TrainReply) and 0.0 < update.epsilon < 8.0 and update.steps == 3
     assert plan_of(node).plan.run == RUN and not plan_of(node).plan.seeded
-    again = node.answer(TRAIN, 1, attempt=1)  # the stored bytes
+    assert call_control(node.socket, "status", {})["told"] is None
+    again = node.answer(TRAIN, 1, attempt=1, refused="AGG-703")  # the stored bytes
+    assert call_control(node.socket, "status", {})["told"] == "AGG-703"
     assert all(np.array_equal(again.arrays[name], update.arrays[name]) for name in update.arrays) and again.epsilon == update.epsilon
     second = node.answer(TRAIN, 2)
+    assert call_control(node.socket, "status", {})["told"] is None
     assert second.epsilon > update.epsilon
     counts = node.answer(EVALUATE, 3, split="test", cuts=CUTS, edge=32)
     assert isinstance(counts, EvaluateReply) and counts.sigma > 0.0 and counts.epsilon <= 8.0
