@@ -18,8 +18,9 @@ from flwr.app import Message
 
 import fedethos
 from fedethos.client.egress import FILE as EGRESS_FILE
-from fedethos.client.egress import Egress, Sent
+from fedethos.client.egress import Egress, Sent, read
 from fedethos.client.inbox import Inbox, Kept
+from fedethos.client.ledger_of_site import check_ledger_remembers, ledger_state
 from fedethos.client.node_key import load_node_key
 from fedethos.client.request_handler import Answer, RequestHandler
 from fedethos.client.worker_handle import WorkerHandle
@@ -52,7 +53,8 @@ class Supervisor:
     def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
         self.site, self._document, self._folder, self._say = site, document, document.parent, say
         self._name, self._coordinator = site.as_node()
-        self._stopping, self._giving_up, self._paused = threading.Event(), threading.Event(), threading.Event()
+        self._stopping, self._giving_up = threading.Event(), threading.Event()
+        self._paused, self._resting = threading.Event(), threading.Event()
         self._now: Request | None = None
         self._kind: str | None = None
         self._answered = self._refused = 0
@@ -64,8 +66,9 @@ class Supervisor:
         Raises
         ------
         FedethosError
-            SEC-620 to SEC-622 for the key, SEC-664 for the record of what left, NET-521 when this node runs already, NET-542 and SEC-680 as
-            ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a node that cannot keep its records stops.
+            SEC-620 and SEC-621 for the key, SEC-664 for the record of what left, PRIV-312 and PRIV-362 for the ledger, NET-521 when this
+            node runs already, NET-542 and SEC-680 as ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a
+            node that cannot keep its records stops.
         """
         os.umask(0o077)
         quiet_logs()
@@ -76,14 +79,15 @@ class Supervisor:
             enter = resources.enter_context
             enter(structured_log(logs / "node.jsonl", component="supervisor"))
             enter(incident_log(state / "incidents.log"))
-            self._control = enter(serve_control(state / SOCKET, self._methods(), "node"))
+            control = enter(serve_control(state / SOCKET, self._methods(), "node"))
             self._egress = enter(Egress(state / EGRESS_FILE))
+            check_ledger_remembers(read(state / EGRESS_FILE), ledger_state(self._folder / self.site.ledger))
             self._inbox = Inbox(state / "inbox")
             self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
             self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping, state / "node-id"))
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
-            self._loop(self._control)
+            self._loop(control)
             log.info("the node stopped", extra={"site": self._name})
 
     def stop(self, *, now: bool = False) -> None:
@@ -105,8 +109,11 @@ class Supervisor:
         problem: str | None = "not asked yet"
         while not self._stopping.is_set():
             if self._paused.is_set():
+                control.set_not_serving()
+                self._resting.set()
                 self._stopping.wait(_PAUSED_SECONDS)
                 continue
+            self._resting.clear()
             message = self._fleet.receive(self._handler.most_bytes)
             problem = self._note(control, problem)
             if message is None:
@@ -203,13 +210,12 @@ class Supervisor:
     def _state(self) -> str:
         if self._stopping.is_set():
             return "stopping"
-        if self._kind is not None:
-            return "working"
-        return "paused" if self._paused.is_set() else "waiting"
+        if self._paused.is_set():
+            return "paused" if self._resting.is_set() else "pausing"  # what it is working on is finished and sent first
+        return "waiting" if self._kind is None else "working"
 
     def _pause(self, _: JsonObject) -> JsonObject:
         self._paused.set()
-        self._control.set_not_serving()
         log.info("paused")
         return {"state": self._state()}
 

@@ -55,6 +55,7 @@ _BEAT_EVERY = 7.0
 _MOST_OBJECTS = 100_000
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between two attempts to reach the coordinator
 _QUICK_POLL, _IDLE_POLL = 0.1, 1.25  # seconds between two questions for work
+_HELD = 1.0  # a question that took so long was held by a gateway
 
 
 class FleetConnection:
@@ -110,14 +111,15 @@ class FleetConnection:
     def pause(self) -> float:
         """Seconds to wait before the next ``receive``.
 
-        Short while a run goes on, about one request a second when nothing happens, longer where the coordinator is slow to answer, and
-        from 1 to 30 seconds, at random, after failures.
+        Short while a run goes on, about one request a second when nothing happens, and from 1 to 30 seconds, at random, after failures.
+        A gateway may hold a question until there is something to say; then it is asked again at once.
         """
         if self._failures:
             longest = min(_FIRST_WAIT * 2.0 ** (self._failures - 1), _LONGEST_WAIT)
             return longest * random.uniform(0.5, 1.0)  # noqa: S311  (so that many nodes do not come back at once)
-        quiet = time.monotonic() - self._last_message
-        return min(max(_QUICK_POLL, quiet / 5.0, 5.0 * self._took), _IDLE_POLL)
+        if self._took > _HELD:
+            return _QUICK_POLL
+        return min(max(_QUICK_POLL, (time.monotonic() - self._last_message) / 5.0), _IDLE_POLL)
 
     def receive(self, most_bytes: Callable[[], int]) -> Message | None:
         """The next message, whole; None when there is none or no connection (``problem``).

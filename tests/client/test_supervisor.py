@@ -191,6 +191,7 @@ def test_a_run_from_setup_to_counts(install) -> None:
     status = call_control(node.socket, "status", {})
     assert (status["state"], status["answered"], status["refused"], status["site"]) == ("waiting", 5, 0, "north")
     call_control(node.socket, "pause", {})
+    node.until(lambda status: status["state"] == "paused")
     asked = node.ask(TRAIN, 3)
     assert not is_healthy(node.socket, "node") and is_healthy(node.socket)
     assert node.superlink.reply(asked, seconds=2.0) is None
