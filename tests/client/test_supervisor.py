@@ -67,7 +67,7 @@ class Node:
         self.process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
         self.until(lambda status: status["connected"] and is_healthy(self.socket, "node"))
 
-    def until(self, holds: Callable[[dict], bool], seconds: float = 60.0) -> dict:
+    def until(self, holds: Callable[[dict], bool], seconds: float = 240.0) -> dict:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
