@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,8 +52,9 @@ class Supervisor:
     """
 
     def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
-        self.site, self._document, self._folder, self._say = site, document, document.parent, say
+        self.site, self._folder, self._say = site, document.parent, say
         self._name, self._coordinator = site.as_node()
+        self._worker = WorkerHandle(document, site.device, document.parent / site.log / "worker-stderr.log")
         self._stopping, self._giving_up = threading.Event(), threading.Event()
         self._paused, self._resting = threading.Event(), threading.Event()
         self._now: Request | None = None
@@ -79,13 +81,14 @@ class Supervisor:
             enter = resources.enter_context
             enter(structured_log(logs / "node.jsonl", component="supervisor"))
             enter(incident_log(state / "incidents.log"))
+            self._fleet = FleetConnection(self._endpoint(), key, self._stopping, state / "node-id")
             control = enter(serve_control(state / SOCKET, self._methods(), "node"))
             self._egress = enter(Egress(state / EGRESS_FILE))
             check_ledger_remembers(read(state / EGRESS_FILE), ledger_state(self._folder / self.site.ledger))
             self._inbox = Inbox(state / "inbox")
-            self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
+            enter(self._worker)
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
-            self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping, state / "node-id"))
+            enter(self._fleet)
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
             self._loop(control)
             log.info("the node stopped", extra={"site": self._name})
@@ -94,7 +97,7 @@ class Supervisor:
         """End after the message that is being answered; ``now``: at once, and take it up again at the next start."""
         if now or self._stopping.is_set():
             self._giving_up.set()
-            self._worker.stop()
+            self._worker.give_up()
         self._stopping.set()
 
     def _endpoint(self) -> Endpoint:
@@ -129,6 +132,8 @@ class Supervisor:
         message = kept.message
         self._kind = message.metadata.message_type
         try:
+            if time.time() > message.metadata.created_at + message.metadata.ttl:
+                raise RunEndedError
             answer = self._handler.answer(message, known=kept.checked, kept=kept.reply, on_checked=self._checked)
             if self._giving_up.is_set():
                 return

@@ -54,7 +54,7 @@ class SuperLink:
             self.state.store_object(self.run_id, session, name, objects[name])
         return message.metadata.message_id
 
-    def reply(self, asked: str, *, seconds: float = 60.0) -> RecordDict | None:
+    def reply(self, asked: str, *, seconds: float = 240.0) -> RecordDict | None:
         """Wait for the reply to a message; None when none comes."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -67,7 +67,7 @@ class Node:
         self.process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
         self.until(lambda status: status["connected"] and is_healthy(self.socket, "node"))
 
-    def until(self, holds: Callable[[dict], bool], seconds: float = 60.0) -> dict:
+    def until(self, holds: Callable[[dict], bool], seconds: float = 240.0) -> dict:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
@@ -270,3 +270,16 @@ def _gone(pid: int) -> None:
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_node_that_is_told_to_stop_now_gives_up_and_takes_the_message_up_at_the_next_start(install) -> None:
+    node = install(LONG)
+    node.start()
+    asked = node.ask(TRAIN, 1)
+    node.until(lambda _: _reserved(node) == 1)
+    call_control(node.socket, "stop", {"now": True})
+    assert node.process.wait(30) == 0
+    assert sorted(path.name for path in (node.folder / "state" / "inbox").iterdir()) == ["checked", "request"]
+    node.start()
+    assert isinstance(node.reply(TRAIN, asked), TrainReply)
+    assert node.stop() == 0

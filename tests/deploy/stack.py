@@ -120,7 +120,7 @@ class Stack:
         self.approve(path)
         return self.ended(self.submit(path))
 
-    def ended(self, run: str, seconds: float = 150.0) -> RunFolder:
+    def ended(self, run: str, seconds: float = 400.0) -> RunFolder:
         state = self.until(lambda: self.run(run) if self.run(run)["status"] in ("completed", "failed", "stopped") else None, seconds)
         assert state["status"] == "completed", state
         return RunFolder(self.state / "runs" / run)
