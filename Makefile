@@ -12,10 +12,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo test lint bench wheel clean
+.PHONY: help install demo test lint bench wheel wheelhouse clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv with pinned versions and fetch the demo's base model
 
@@ -46,8 +46,14 @@ bench: $(INSTALLED) ## print measured ratios and write build/bench.json
 	$(BIN)/python -m fedethos.simulations.bench $(if $(ONLY),--only $(ONLY))
 
 wheel: $(INSTALLED) ## build sdist and wheel into dist/
-	rm -rf build/lib build/bdist.*
+	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --no-isolation
+
+wheelhouse: wheel ## wheels of the package and all it needs, with hashes, for machines without a network
+	rm -rf build/wheelhouse
+	$(if $(TORCH_INDEX_URL),$(PIP) wheel --quiet -c constraints.txt --no-deps --index-url $(TORCH_INDEX_URL) -w build/wheelhouse torch)
+	$(PIP) wheel --quiet -c constraints.txt --find-links build/wheelhouse -w build/wheelhouse dist/*.whl
+	$(BIN)/python scripts/wheelhouse.py build/wheelhouse
 
 clean: ## remove what was built; keep .venv and runs
 	rm -rf build dist fedethos.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

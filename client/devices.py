@@ -30,13 +30,13 @@ def visible_to_worker(device: str, environment: Mapping[str, str]) -> dict[str, 
 
 
 def use_device(site: SiteDocument) -> None:
-    """Check that the site's device is here, and keep to its memory cap. NODE-532 when a GPU is asked for and none is usable."""
+    """Check that the site's device is here, and keep to its memory cap. NODE-542 when a GPU is asked for and none is usable."""
     import torch
 
     on_gpu = torch.cuda.is_available()
     if site.device.startswith("cuda:") and not on_gpu:
         raise FedethosError(
-            "NODE-532",
+            "NODE-542",
             "The GPU that site.yaml names is not usable here.",
             where="device",
             why="Training on the CPU instead could take a hundred times as long.",

@@ -39,7 +39,7 @@ def _network(folder: Path, coordinator: Coordinator) -> Iterator[Check]:
 def _name(host: str, via: str) -> Iterator[Check]:
     try:
         socket.getaddrinfo(host, None)
-    except OSError:
+    except (OSError, UnicodeError):
         raise FedethosError(
             "NET-550",
             f"The name of {via} cannot be found.",

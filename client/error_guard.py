@@ -67,9 +67,9 @@ LEAVING = frozenset(
         "PRIV-360",
         "NODE-501",
         "NODE-530",
-        "NODE-531",
-        "NODE-532",
-        "NODE-533",
+        "NODE-541",
+        "NODE-542",
+        "NODE-543",
         # the release contract held something back
         "SEC-660",
         "SEC-661",

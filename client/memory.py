@@ -24,7 +24,7 @@ class TokenBudget:
     def fitted(self, work: Callable[[int], Result], recover: Callable[[], None] = lambda: None) -> Result:
         """``work(tokens)``, from the beginning with half as many each time that memory runs out, and after ``recover()``.
 
-        NODE-531 when it runs out at one token, that is with one unit in each pass.
+        NODE-541 when it runs out at one token, that is with one unit in each pass.
         """
         while True:
             try:
@@ -38,7 +38,7 @@ class TokenBudget:
     def _halve(self) -> None:
         if self.tokens <= 1:
             raise FedethosError(
-                "NODE-531",
+                "NODE-541",
                 "Not even one person's records fit into the memory of this site.",
                 where="memory_gb",
                 why="A person is clipped as a whole, so the micro-batch cannot be cut any further.",

@@ -133,7 +133,7 @@ class RequestHandler:
             except WorkerDiedError as death:
                 log.error("the worker died", extra={"run": request.run, "round": request.round, "exit_status": death.status})
         raise FedethosError(
-            "NODE-533",
+            "NODE-543",
             "The process that trains ended twice without an answer.",
             why="What it had begun to release stays paid in the ledger.",
             fix="Look for a lack of memory in the system's log; memory_gb in site.yaml and training.micro_batch_tokens bound it.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from flwr.app import Message
 
 import fedethos
 from fedethos.client.egress import FILE as EGRESS_FILE
-from fedethos.client.egress import Egress, Sent
+from fedethos.client.egress import Egress, Sent, read
 from fedethos.client.inbox import Inbox, Kept
+from fedethos.client.ledger_of_site import check_ledger_remembers, ledger_state
 from fedethos.client.node_key import load_node_key
 from fedethos.client.request_handler import Answer, RequestHandler
 from fedethos.client.worker_handle import WorkerHandle
@@ -44,15 +46,19 @@ class Supervisor:
     ----------
     document : Path
         The site.yaml, whose folder relative paths start from.
+    say : callable
+        Told in one line when the connection comes or goes, for whoever watches the process.
     """
 
-    def __init__(self, document: Path, site: SiteDocument) -> None:
-        self.site, self._document, self._folder = site, document, document.parent
+    def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
+        self.site, self._document, self._folder, self._say = site, document, document.parent, say
         self._name, self._coordinator = site.as_node()
-        self._stopping, self._giving_up, self._paused = threading.Event(), threading.Event(), threading.Event()
+        self._stopping, self._giving_up = threading.Event(), threading.Event()
+        self._paused, self._resting = threading.Event(), threading.Event()
         self._now: Request | None = None
         self._kind: str | None = None
         self._answered = self._refused = 0
+        self._told: str | None = None  # why the coordinator refused our last reply
 
     def run(self) -> None:
         """Answer until ``stop``.
@@ -60,8 +66,9 @@ class Supervisor:
         Raises
         ------
         FedethosError
-            SEC-620 to SEC-622 for the key, SEC-664 for the record of what left, NET-521 when this node runs already, NET-511 and SEC-670 as
-            ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a node that cannot keep its records stops.
+            SEC-620 and SEC-621 for the key, SEC-664 for the record of what left, PRIV-312 and PRIV-362 for the ledger, NET-521 when this
+            node runs already, NET-542 and SEC-680 as ``FleetConnection``, RUN-904 and RUN-905 when the state folder cannot be written: a
+            node that cannot keep its records stops.
         """
         os.umask(0o077)
         quiet_logs()
@@ -72,14 +79,15 @@ class Supervisor:
             enter = resources.enter_context
             enter(structured_log(logs / "node.jsonl", component="supervisor"))
             enter(incident_log(state / "incidents.log"))
-            self._control = enter(serve_control(state / SOCKET, self._methods(), "node"))
+            control = enter(serve_control(state / SOCKET, self._methods(), "node"))
             self._egress = enter(Egress(state / EGRESS_FILE))
+            check_ledger_remembers(read(state / EGRESS_FILE), ledger_state(self._folder / self.site.ledger))
             self._inbox = Inbox(state / "inbox")
             self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
-            self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping))
+            self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping, state / "node-id"))
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
-            self._loop(self._control)
+            self._loop(control)
             log.info("the node stopped", extra={"site": self._name})
 
     def stop(self, *, now: bool = False) -> None:
@@ -98,11 +106,14 @@ class Supervisor:
         if (kept := self._inbox.kept()) is not None:
             log.info("taking up the message of before the restart")
             self._take(kept)
-        problem: str | None = None
+        problem: str | None = "not asked yet"
         while not self._stopping.is_set():
             if self._paused.is_set():
+                control.set_not_serving()
+                self._resting.set()
                 self._stopping.wait(_PAUSED_SECONDS)
                 continue
+            self._resting.clear()
             message = self._fleet.receive(self._handler.most_bytes)
             problem = self._note(control, problem)
             if message is None:
@@ -128,7 +139,7 @@ class Supervisor:
         except RunEndedError:
             log.info("nobody waits for the reply: the run has ended")
         except FedethosError as problem:
-            if problem.code != "NET-515":
+            if problem.code != "NET-546":
                 raise
             return
         else:
@@ -143,6 +154,19 @@ class Supervisor:
         self._inbox.mark_checked()
         self._now = request
         log.info("working on a request", extra=self._about())
+        self._listen(request)
+
+    def _listen(self, request: Request) -> None:
+        """What a request says about this site: its last reply was refused, or the coordinator runs another version."""
+        if request.refused is not None and request.refused != self._told:
+            log.warning("the coordinator refused this site's last reply", extra={**self._about(), "code": request.refused})
+            self._say(f"{self._name}: the coordinator refused the last reply: {request.refused} (docs/errors.md says why)")
+        self._told = request.refused
+        if request.fedethos not in (None, fedethos.__version__):
+            log.warning("the coordinator runs another version", extra={**self._about(), "version": request.fedethos})
+            self._say(
+                f"{self._name}: the coordinator runs fedethos {request.fedethos}, this node {fedethos.__version__}; it will not be asked"
+            )
 
     def _about(self) -> dict[str, str | int]:
         if self._now is None:
@@ -159,6 +183,7 @@ class Supervisor:
             control.set_not_serving()
         if code != before:
             log.info("connected" if code is None else "not connected", extra={} if code is None else {"code": code})
+            self._say(f"{self._name}: {'connected to ' + self._coordinator.address if problem is None else problem}")
         return code
 
     # --- the control socket ---
@@ -178,19 +203,19 @@ class Supervisor:
             "request": None if now is None else {"run": now.run, "round": now.round, "type": self._kind, "attempt": now.attempt},
             "answered": self._answered,
             "refused": self._refused,
+            "told": self._told,
             "worker": self._worker.pid,
         }
 
     def _state(self) -> str:
         if self._stopping.is_set():
             return "stopping"
-        if self._kind is not None:
-            return "working"
-        return "paused" if self._paused.is_set() else "waiting"
+        if self._paused.is_set():
+            return "paused" if self._resting.is_set() else "pausing"  # what it is working on is finished and sent first
+        return "waiting" if self._kind is None else "working"
 
     def _pause(self, _: JsonObject) -> JsonObject:
         self._paused.set()
-        self._control.set_not_serving()
         log.info("paused")
         return {"state": self._state()}
 
@@ -225,7 +250,7 @@ def _read_authority(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FedethosError(
-            "NET-511",
+            "NET-542",
             f"The certificate authority's file cannot be read ({type(error).__name__}).",
             where=str(path),
             fix="Put the file there that the coordinator gave you, or change coordinator.ca in site.yaml.",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from flwr.app import Message
 
-from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import check_tables, pool, table_shapes
 from fedethos.fairness.layout import FINE, SCORES, WHOLE, Layout
 from fedethos.fairness.summary import Summary, summarise, summarise_scores
@@ -22,6 +20,7 @@ from fedethos.server.exchange import Exchange
 from fedethos.server.plausibility import check_counts
 from fedethos.server.roster import Roster
 from fedethos.server.site import Site
+from fedethos.server.validation import check_counts_statement
 
 MeasureBasis = Literal["oracle", "unprotected", "released"]
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy")
@@ -106,6 +105,7 @@ class EvaluateBySites:
         shapes = shapes_of(self.everybody.job, layout)
 
         def check(site: Site, reply: EvaluateReply) -> None:
+            check_counts_statement(reply, self.everybody.job)
             check_tables(reply.tables, shapes)
             check_counts(reply, self.everybody.job, site, split, layout)
 
@@ -126,8 +126,7 @@ class ReleaseBySites:
         shapes = layout.shapes(self.everybody.job.attributes, len(self.everybody.job.data.label.values))
 
         def check(site: Site, reply: EvaluateReply) -> None:
-            if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
-                raise FedethosError("AGG-705", "Counts of a private job do not say how much noise is in them.")
+            check_counts_statement(reply, self.everybody.job)
             check_tables(reply.tables, shapes, charged=True)
             check_counts(reply, self.everybody.job, site, split, layout)
 

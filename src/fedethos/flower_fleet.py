@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 import httpx
@@ -45,6 +46,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from fedethos.errors import FedethosError
 from fedethos.flower import all_objects, rebuild_from_wire, unreadable, with_content, with_message_id
 from fedethos.flower_fleet_client import Endpoint, FleetClient, RunEndedError, UnusableError, translated
+from fedethos.storage import write_atomically
 
 __all__ = ["Endpoint", "FleetConnection", "RunEndedError"]
 
@@ -53,6 +55,7 @@ _BEAT_EVERY = 7.0
 _MOST_OBJECTS = 100_000
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between two attempts to reach the coordinator
 _QUICK_POLL, _IDLE_POLL = 0.1, 1.25  # seconds between two questions for work
+_HELD = 1.0  # a question that took so long was held by a gateway
 
 
 class FleetConnection:
@@ -60,14 +63,22 @@ class FleetConnection:
 
     ``problem`` says why there is no connection at the moment. Safe to use from one thread; heartbeats have their own.
 
+    Parameters
+    ----------
+    stop : threading.Event
+        Ends every wait.
+    number : Path, optional
+        Where the node keeps its number at the coordinator, so that a killed one is let in again at once.
+
     Raises
     ------
     FedethosError
-        SEC-670 when ``insecure`` is asked for and the address is not on the loopback interface; NET-511 when the certificate
+        SEC-680 when ``insecure`` is asked for and the address is not on the loopback interface; NET-542 when the certificate
         authority's file holds no certificate.
     """
 
-    def __init__(self, endpoint: Endpoint, key: ec.EllipticCurvePrivateKey, stop: threading.Event) -> None:
+    def __init__(self, endpoint: Endpoint, key: ec.EllipticCurvePrivateKey, stop: threading.Event, number: Path | None = None) -> None:
+        self._number = number
         self._client = FleetClient(endpoint, key)
         self._public_key = public_key_to_bytes(key.public_key())
         self._stop = stop
@@ -100,14 +111,15 @@ class FleetConnection:
     def pause(self) -> float:
         """Seconds to wait before the next ``receive``.
 
-        Short while a run goes on, about one request a second when nothing happens, longer where the coordinator is slow to answer, and
-        from 1 to 30 seconds, at random, after failures.
+        Short while a run goes on, about one request a second when nothing happens, and from 1 to 30 seconds, at random, after failures.
+        A gateway may hold a question until there is something to say; then it is asked again at once.
         """
         if self._failures:
             longest = min(_FIRST_WAIT * 2.0 ** (self._failures - 1), _LONGEST_WAIT)
             return longest * random.uniform(0.5, 1.0)  # noqa: S311  (so that many nodes do not come back at once)
-        quiet = time.monotonic() - self._last_message
-        return min(max(_QUICK_POLL, quiet / 5.0, 5.0 * self._took), _IDLE_POLL)
+        if self._took > _HELD:
+            return _QUICK_POLL
+        return min(max(_QUICK_POLL, (time.monotonic() - self._last_message) / 5.0), _IDLE_POLL)
 
     def receive(self, most_bytes: Callable[[], int]) -> Message | None:
         """The next message, whole; None when there is none or no connection (``problem``).
@@ -145,7 +157,7 @@ class FleetConnection:
         Raises
         ------
         FedethosError
-            NET-515 when it was stopped before the reply was delivered.
+            NET-546 when it was stopped before the reply was delivered.
         RunEndedError
             When nobody waits for it.
         """
@@ -184,19 +196,36 @@ class FleetConnection:
                 return
             if self._stop.wait(self.pause):
                 raise FedethosError(
-                    "NET-515", "The node was stopped before a reply was delivered.", fix="Start it again: the reply is kept."
+                    "NET-546", "The node was stopped before a reply was delivered.", fix="Start it again: the reply is kept."
                 )
 
     def _failed(self, problem: FedethosError) -> None:
         self._failures, self.problem = self._failures + 1, problem
-        if problem.code == "NET-512":  # perhaps another node id: ask anew
+        if problem.code == "NET-543":  # perhaps another node id: ask anew
             self._node = None
 
     def _activated(self) -> Node:
         if self._node is None:
-            request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL)
-            self._node = Node(node_id=translated(self._client.ActivateNode, request).node_id)
+            try:
+                request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL)
+                node = Node(node_id=translated(self._client.ActivateNode, request).node_id)
+            except FedethosError as refusal:
+                node = self._still_active(refusal)
+            if self._number is not None:
+                write_atomically(self._number, str(node.node_id).encode())
+            self._node = node
         return self._node
+
+    def _still_active(self, refusal: FedethosError) -> Node:
+        """A node that was killed counts as active for 20 more seconds and is not let in again; a heartbeat under its number is."""
+        known = self._number.read_text("ascii", "replace") if self._number is not None and self._number.exists() else ""
+        if refusal.code != "NET-543" or not known.isdecimal() or not self._beat(node := Node(node_id=int(known))):
+            raise refusal
+        return node
+
+    def _beat(self, node: Node) -> bool:
+        request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_INTERVAL)
+        return bool(translated(self._client.SendNodeHeartbeat, request).success)
 
     def _whole(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: int) -> Message:
         """The announced message with its content. A coordinator that goes away now is waited for: it gives a message only once."""
@@ -226,14 +255,10 @@ class FleetConnection:
     def _send_heartbeats(self) -> None:
         while not self._left.wait(_BEAT_EVERY):
             node = self._node
-            if node is None:
-                continue
-            try:
-                answer = self._client.SendNodeHeartbeat(SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_INTERVAL))
-            except (httpx.HTTPError, ValueError):
-                continue  # the next poll says what is wrong
-            if not answer.success:
-                self._node = None
+            if node is not None:
+                with suppress(FedethosError, RunEndedError):  # the next poll says what is wrong
+                    if not self._beat(node):
+                        self._node = None
 
 
 class _Allowance:

@@ -64,7 +64,7 @@ class FleetClient(FleetHttpClient):
     def __init__(self, endpoint: Endpoint, key: ec.EllipticCurvePrivateKey) -> None:
         if endpoint.insecure and not _on_loopback(endpoint.address):
             raise FedethosError(
-                "SEC-670",
+                "SEC-680",
                 "A connection without TLS leads away from this machine.",
                 where="coordinator.insecure",
                 why="Anybody on the way could read and change what is sent.",
@@ -124,7 +124,7 @@ def _trusting(endpoint: Endpoint) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=None if authority is None else authority.decode("ascii"))
     except (ssl.SSLError, UnicodeDecodeError):
         raise FedethosError(
-            "NET-511",
+            "NET-542",
             "The certificate authority's file holds no PEM certificate.",
             where="coordinator.ca",
             fix="Ask the coordinator for it.",
@@ -142,7 +142,7 @@ def _on_loopback(address: str) -> bool:
 
 
 def translated(call: Callable[[Asked], Answer], request: Asked) -> Answer:
-    """``call(request)``; what goes wrong on the way as a coded error (NET-510 to NET-514), the end of the run as ``RunEndedError``."""
+    """``call(request)``; what goes wrong on the way as a coded error (NET-541 to NET-545), the end of the run as ``RunEndedError``."""
     try:
         return call(request)
     except httpx.HTTPStatusError as error:
@@ -150,7 +150,7 @@ def translated(call: Callable[[Asked], Answer], request: Asked) -> Answer:
     except httpx.TransportError as error:
         raise _unreachable(error) from None
     except ObjectPushError:
-        raise FedethosError("NET-510", "The coordinator did not keep what was sent.", fix="The node sends it again.") from None
+        raise FedethosError("NET-541", "The coordinator did not keep what was sent.", fix="The node sends it again.") from None
     except ValueError:  # also a damaged protobuf
         raise _no_coordinator("its answer is not one of the Fleet API") from None
 
@@ -161,7 +161,7 @@ def _unreachable(error: httpx.TransportError) -> FedethosError:
         if isinstance(cause, ssl.SSLError):
             reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else "no common protocol"
             return FedethosError(
-                "NET-511",
+                "NET-542",
                 f"The coordinator's certificate was not accepted: {reason}.",
                 where="coordinator.ca",
                 why="Without it nobody can tell who answers. Nothing was sent.",
@@ -169,7 +169,7 @@ def _unreachable(error: httpx.TransportError) -> FedethosError:
             )
         cause = cause.__cause__ or cause.__context__
     return FedethosError(
-        "NET-510",
+        "NET-541",
         f"The coordinator cannot be reached ({type(error).__name__}).",
         where="coordinator.address",
         fix="The node keeps trying. Check name, port and firewall with: fedethos client doctor",
@@ -182,7 +182,7 @@ def _refusal(response: httpx.Response) -> Exception:
         return RunEndedError()
     if flower is not None and flower.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
         return FedethosError(
-            "NET-512",
+            "NET-543",
             "The coordinator does not let this node in.",
             why="Its key is not registered there, or was revoked; or a node with the same key was killed less than 20 seconds ago.",
             fix="The node keeps trying. Send the coordinator the public key: fedethos client init printed where it is.",
@@ -190,7 +190,7 @@ def _refusal(response: httpx.Response) -> Exception:
     if response.status_code == httpx.codes.UNAUTHORIZED:
         return _unauthorized(response)
     if response.status_code in _UNAVAILABLE:
-        return FedethosError("NET-510", f"The coordinator is not available (HTTP {response.status_code}).", fix="The node keeps trying.")
+        return FedethosError("NET-541", f"The coordinator is not available (HTTP {response.status_code}).", fix="The node keeps trying.")
     return _no_coordinator(f"HTTP {response.status_code}")
 
 
@@ -198,13 +198,13 @@ def _unauthorized(response: httpx.Response) -> FedethosError:
     skew = _clock_skew(response)
     if abs(skew) > _LARGEST_SKEW:
         return FedethosError(
-            "NET-513",
+            "NET-544",
             f"This machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the coordinator's.",
             why="Signatures carry the time, and are refused when it is far off.",
             fix="Synchronise the clock (NTP). The node keeps trying.",
         )
     return FedethosError(
-        "NET-512",
+        "NET-543",
         "The coordinator does not accept this node's signature.",
         fix="Check that the key is the registered one. The node keeps trying.",
     )
@@ -220,5 +220,5 @@ def _clock_skew(response: httpx.Response) -> float:
 
 def _no_coordinator(how: str) -> FedethosError:
     return FedethosError(
-        "NET-514", f"What answers at the address is not a coordinator: {how}.", where="coordinator.address", fix="Check address and port."
+        "NET-545", f"What answers at the address is not a coordinator: {how}.", where="coordinator.address", fix="Check address and port."
     )

@@ -12,7 +12,7 @@ from fedethos.client.model import NodeModel
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
 from fedethos.job import Lora, Training
-from fedethos.models.adapter import attach_lora
+from fedethos.models.adapter import attach_lora, recompute_activations
 from fedethos.privacy.engine import PlainEngine
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.opacus_engine import OpacusEngine
@@ -81,7 +81,7 @@ def test_what_fitted_is_kept_for_the_next_round() -> None:
 
 
 def test_one_unit_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(FedethosError, match="NODE-531"):
+    with pytest.raises(FedethosError, match="NODE-541"):
         trained(node_model(0), FusedEngine(1.0))
 
 
@@ -110,3 +110,34 @@ def test_another_failure_is_not_retried() -> None:
     with pytest.raises(ValueError):
         TokenBudget(8).fitted(work)
     assert calls == [8]
+
+
+@pytest.mark.parametrize("make", [lambda: FusedEngine(1.0), PlainEngine], ids=["fused", "plain"])
+def test_gradient_checkpointing_gives_the_same_round_from_fewer_activations(make) -> None:
+    plain, checkpointed = deep_model(), deep_model()
+    recompute_activations(checkpointed.model)
+    kept, recomputed = saved_bytes(plain), saved_bytes(checkpointed)
+    assert recomputed < 0.6 * kept
+    ours, theirs = trained(checkpointed, make()), trained(plain, make())
+    assert all(np.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+
+
+def deep_model() -> NodeModel:
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=64, vocab_size=50, num_labels=2)
+    adapted = attach_lora(BertForSequenceClassification(config), Lora(r=4), seed=1, freeze_a=False)
+    return NodeModel(adapted, adapted, "0" * 64)
+
+
+def saved_bytes(model: NodeModel) -> int:
+    """What autograd keeps from the forward pass for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    model.forward.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.logits(examples().inputs.batch(np.arange(12)))
+    return sum(kept.values())

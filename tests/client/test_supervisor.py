@@ -1,6 +1,7 @@
 """A real node (supervisor and worker as processes of their own) against a real SuperLink with TLS and keys."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,13 +21,27 @@ from fedethos.client.node_key import write_node_key
 from fedethos.control.calling import call_control, is_healthy
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
+from fedethos.fairness.layout import DEFAULT_CUTS
 from fedethos.job import Job
-from fedethos.messages import SETUP, TRAIN, Request, SetupReply, TrainReply, decode_reply, encode_request
+from fedethos.messages import (
+    EVALUATE,
+    SETUP,
+    TRAIN,
+    ErrorReply,
+    EvaluateReply,
+    Request,
+    SetupReply,
+    TrainReply,
+    decode_reply,
+    encode_request,
+)
 from fedethos.models.tabular import Architecture, make_tabular
 from fedethos.privacy.ledger import read_ledger
+from fedethos.privacy.ledger_state import PlanState
 from fedethos.site import SiteDocument, load_site
 
 RUN = "small-0123abcd"
+CUTS = DEFAULT_CUTS
 
 
 @dataclass
@@ -49,8 +64,8 @@ class Node:
 
     def start(self) -> None:
         command = [sys.executable, "-c", "from fedethos.cli import main; main()", "client", "start", str(self.folder / "site.yaml")]
-        self.process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        self.until(lambda status: status["connected"])
+        self.process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+        self.until(lambda status: status["connected"] and is_healthy(self.socket, "node"))
 
     def until(self, holds: Callable[[dict], bool], seconds: float = 60.0) -> dict:
         end = time.monotonic() + seconds
@@ -93,34 +108,6 @@ def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
         yield running
 
 
-@pytest.fixture
-def node(tmp_path: Path, superlink: SuperLink, adult_rows: Path) -> Iterator[Node]:
-    """Installed, its job approved, not started."""
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
-    (tmp_path / "ca.pem").write_bytes(superlink.authority)
-    site = {
-        "schema": "fedethos/site/v1",
-        "name": "north",
-        "account": "people",
-        "coordinator": {"address": superlink.address, "ca": "ca.pem"},
-        "data": {"path": str(adult_rows)},
-        "caps": {"lifetime_epsilon": 8.0, "per_job_epsilon": 8.0},
-        "split_salt": "0123456789abcdef",
-        "device": "cpu",
-    }
-    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
-    job = load_job(tmp_path / "job.yaml")
-    key = write_node_key(tmp_path / "node.key")
-    node = Node(tmp_path, job, superlink, superlink.register(key))
-    architecture = Architecture.of(job)
-    tensors = {name: array.shape for name, array in node.arrays().items()}
-    write_approval(tmp_path / "state", job, node.site, key, base_sha256=architecture.sha256, tensors=tensors, frozen={})
-    yield node
-    if node.process is not None and node.process.poll() is None:
-        node.process.kill()
-        node.process.wait()
-
-
 JOB = {
     "schema": "fedethos/job/v1",
     "name": "small",
@@ -138,24 +125,148 @@ JOB = {
     "privacy": {"epsilon": 8.0},
     "federation": {"rounds": 3, "min_sites": 1, "sites": {"north": {"weight": 1.0, "declared_size": 500}}},
 }
+LONG = {**JOB, "training": {**JOB["training"], "local_steps": 3_000}}  # some seconds a round
 
 
-def test_a_run_from_setup_to_counts(node: Node) -> None:
+@pytest.fixture
+def install(tmp_path: Path, superlink: SuperLink, adult_rows: Path) -> Iterator[Callable[..., Node]]:
+    """``install(job)``: a node with ``job`` approved, not started; keywords are keys of site.yaml."""
+    nodes = []
+
+    def make(job: dict[str, object], **site: object) -> Node:
+        (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+        (tmp_path / "ca.pem").write_bytes(superlink.authority)
+        document = {
+            "schema": "fedethos/site/v1",
+            "name": "north",
+            "account": "people",
+            "coordinator": {"address": superlink.address, "ca": "ca.pem"},
+            "data": {"path": str(adult_rows)},
+            "caps": {"lifetime_epsilon": 8.0, "per_job_epsilon": 8.0},
+            "split_salt": "0123456789abcdef",
+            "device": "cpu",
+            **site,
+        }
+        (tmp_path / "site.yaml").write_text(yaml.safe_dump(document))
+        key = write_node_key(tmp_path / "node.key")
+        node = Node(tmp_path, load_job(tmp_path / "job.yaml"), superlink, superlink.register(key))
+        nodes.append(node)
+        tensors = {name: array.shape for name, array in node.arrays().items()}
+        base = Architecture.of(node.job).sha256
+        write_approval(tmp_path / "state", node.job, node.site, key, base_sha256=base, tensors=tensors, frozen={})
+        return node
+
+    yield make
+    for node in nodes:
+        if node.process is not None and node.process.poll() is None:
+            node.process.kill()
+            node.process.wait()
+
+
+def plan_of(node: Node) -> PlanState:
+    [plan] = read_ledger(node.folder / "ledger.sqlite")[0].plans.values()
+    return plan
+
+
+def test_a_run_from_setup_to_counts(install) -> None:
+    node = install(JOB)
     node.start()
-    assert is_healthy(node.socket, "node")
-    setup = node.answer(SETUP, 0)
+    setup = node.answer(SETUP, 0, fedethos="9.9.9")
+    assert "the coordinator runs another version" in (node.folder / "log" / "node.jsonl").read_text()
     assert isinstance(setup, SetupReply) and setup.model_sha256 == Architecture.of(node.job).sha256
-    assert not (node.folder / "ledger.sqlite").exists() or not read_ledger(node.folder / "ledger.sqlite")[0].plans  # nothing is paid yet
+    assert not read_ledger(node.folder / "ledger.sqlite")[0].plans  # nothing is paid yet
     update = node.answer(TRAIN, 1)
     assert isinstance(update, TrainReply) and 0.0 < update.epsilon < 8.0 and update.steps == 3
-    [plan] = read_ledger(node.folder / "ledger.sqlite")[0].plans.values()
-    assert plan.plan.run == RUN and not plan.plan.seeded
-    again = node.answer(TRAIN, 1, attempt=1)  # the stored bytes
+    assert plan_of(node).plan.run == RUN and not plan_of(node).plan.seeded
+    assert call_control(node.socket, "status", {})["told"] is None
+    again = node.answer(TRAIN, 1, attempt=1, refused="AGG-703")  # the stored bytes
+    assert call_control(node.socket, "status", {})["told"] == "AGG-703"
     assert all(np.array_equal(again.arrays[name], update.arrays[name]) for name in update.arrays) and again.epsilon == update.epsilon
     second = node.answer(TRAIN, 2)
+    assert call_control(node.socket, "status", {})["told"] is None
     assert second.epsilon > update.epsilon
+    counts = node.answer(EVALUATE, 3, split="test", cuts=CUTS, edge=32)
+    assert isinstance(counts, EvaluateReply) and counts.sigma > 0.0 and counts.epsilon <= 8.0
+
+    status = call_control(node.socket, "status", {})
+    assert (status["state"], status["answered"], status["refused"], status["site"]) == ("waiting", 5, 0, "north")
+    call_control(node.socket, "pause", {})
+    node.until(lambda status: status["state"] == "paused")
+    asked = node.ask(TRAIN, 3)
+    assert not is_healthy(node.socket, "node") and is_healthy(node.socket)
+    assert node.superlink.reply(asked, seconds=2.0) is None
+    call_control(node.socket, "resume", {})
+    assert isinstance(node.reply(TRAIN, asked), TrainReply)
+
+    refused = node.answer(TRAIN, 2, job_sha256="0" * 64)
+    assert isinstance(refused, ErrorReply) and refused.code == "SEC-611"
     lines = egress.read(node.folder / "state" / egress.FILE)
-    assert [(line.sent.message_type, line.sent.round) for line in lines] == [(SETUP, 0), (TRAIN, 1), (TRAIN, 1), (TRAIN, 2)]
+    kinds = [(line.sent.message_type, line.sent.round, line.sent.refused) for line in lines]
+    assert kinds[:5] == [(SETUP, 0, None), (TRAIN, 1, None), (TRAIN, 1, None), (TRAIN, 2, None), (EVALUATE, 3, None)]
+    assert kinds[5:] == [(TRAIN, 3, None), ("", 0, "SEC-611")]
     assert lines[1].sent.sha256 == lines[2].sent.sha256 and lines[3].sent.epsilon_after == second.epsilon
+    assert refused.incident in (node.folder / "state" / "incidents.log").read_text()
     assert node.stop() == 0
     assert not node.socket.exists() and list((node.folder / "state" / "inbox").iterdir()) == []
+
+
+def test_a_worker_that_is_killed_is_started_again_and_what_it_began_stays_paid(install) -> None:
+    node = install(LONG)
+    node.start()
+    node.answer(SETUP, 0)
+    asked = node.ask(TRAIN, 1)
+    node.until(lambda _: _reserved(node) == 1)
+    worker = call_control(node.socket, "status", {})["worker"]
+    os.kill(worker, signal.SIGKILL)
+    update = node.reply(TRAIN, asked)
+    assert isinstance(update, TrainReply) and call_control(node.socket, "status", {})["worker"] != worker
+    first, second = plan_of(node).reservations.values()
+    assert (first.round, second.round, first.sha256) == (1, 1, None) and second.sha256 is not None
+    assert second.event.noise_multiplier > first.event.noise_multiplier  # the rest is planned anew, inside the cap
+    assert update.epsilon <= 8.0 and update.steps == 6_000  # both count
+    assert node.stop() == 0
+
+
+def test_a_node_that_is_killed_in_mid_round_takes_the_message_up_again(install) -> None:
+    node = install(LONG)
+    node.start()
+    asked = node.ask(TRAIN, 1)
+    node.until(lambda _: _reserved(node) == 1)
+    worker = call_control(node.socket, "status", {})["worker"]
+    node.process.kill()
+    node.process.wait()
+    _gone(worker)
+    node.start()
+    update = node.reply(TRAIN, asked)
+    assert isinstance(update, TrainReply) and update.epsilon <= 8.0
+    assert [one.round for one in plan_of(node).reservations.values()] == [1, 1]
+    assert node.stop() == 0
+
+
+def test_a_reply_that_was_computed_is_sent_again_as_it_is(install, monkeypatch) -> None:
+    """Killed between the ledger's record and the network: nothing is computed or paid twice."""
+    node = install(JOB)
+    node.start()
+    update = node.answer(TRAIN, 1)
+    node.process.kill()
+    node.process.wait()
+    node.start()
+    again = node.answer(TRAIN, 1, attempt=1)
+    assert all(np.array_equal(again.arrays[name], update.arrays[name]) for name in update.arrays)
+    assert len(plan_of(node).reservations) == 1 and call_control(node.socket, "status", {})["worker"] is None
+    assert node.stop() == 0
+
+
+def _reserved(node: Node) -> int:
+    try:
+        return len(plan_of(node).reservations)
+    except (FedethosError, ValueError):
+        return 0
+
+
+def _gone(pid: int) -> None:
+    """A worker ends with its supervisor."""
+    end = time.monotonic() + 10.0
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)

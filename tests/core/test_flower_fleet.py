@@ -94,7 +94,20 @@ def test_a_killed_node_comes_back_under_its_number(superlink, key) -> None:
         assert fleet.node_id == number
         with connection(superlink, key) as again:  # the first is still alive for the coordinator: refused, and tried again later
             assert again.receive(plenty) is None
-            assert again.problem is not None and again.problem.code == "NET-512" and 0.5 <= again.pause <= 1.0
+            assert again.problem is not None and again.problem.code == "NET-543" and 0.5 <= again.pause <= 1.0
+
+
+def test_a_node_that_was_killed_is_let_in_at_once_by_its_own_number(superlink, key, tmp_path) -> None:
+    superlink.register(key)
+    endpoint, number = Endpoint(superlink.address, superlink.authority), tmp_path / "node-id"
+    with FleetConnection(endpoint, key, threading.Event(), number) as killed:  # as long as this one lives, the coordinator counts it
+        killed.receive(plenty)
+        with FleetConnection(endpoint, key, threading.Event(), number) as again:
+            assert again.receive(plenty) is None and again.problem is None and again.node_id == killed.node_id
+        superlink.register(stranger := ec.generate_private_key(ec.SECP384R1()))
+    with FleetConnection(endpoint, stranger, threading.Event(), number) as other:  # a number is no key
+        other.receive(plenty)
+        assert other.problem is None and other.node_id != killed.node_id
 
 
 def test_an_unregistered_key_is_refused_and_tried_again(superlink, key) -> None:
@@ -102,7 +115,7 @@ def test_an_unregistered_key_is_refused_and_tried_again(superlink, key) -> None:
         pauses = []
         for _ in range(8):
             assert fleet.receive(plenty) is None
-            assert fleet.problem is not None and fleet.problem.code == "NET-512"
+            assert fleet.problem is not None and fleet.problem.code == "NET-543"
             pauses.append(fleet.pause)
         assert pauses[0] <= 1.0 and 15.0 <= pauses[-1] <= 30.0
         superlink.register(key)
@@ -115,13 +128,13 @@ def test_a_certificate_of_somebody_else_is_refused(superlink, key, tmp_path) -> 
     _, _, stranger = certificate_authority(tmp_path / "other")
     with connection(superlink, key, certificate_authority=stranger) as fleet:
         assert fleet.receive(plenty) is None
-        assert fleet.problem is not None and fleet.problem.code == "NET-511" and fleet.node_id is None
+        assert fleet.problem is not None and fleet.problem.code == "NET-542" and fleet.node_id is None
 
 
 def test_a_coordinator_that_is_not_there(superlink, key) -> None:
     with connection(superlink, key, address="127.0.0.1:9") as fleet:
         assert fleet.receive(plenty) is None
-        assert fleet.problem is not None and fleet.problem.code == "NET-510"
+        assert fleet.problem is not None and fleet.problem.code == "NET-541"
 
 
 def test_a_wrong_clock_is_named(superlink, key, monkeypatch) -> None:
@@ -131,12 +144,12 @@ def test_a_wrong_clock_is_named(superlink, key, monkeypatch) -> None:
     monkeypatch.setattr("fedethos.flower_fleet_client.time.time", lambda: real.timestamp() - 3600)
     with connection(superlink, key) as fleet:
         assert fleet.receive(plenty) is None
-        assert fleet.problem is not None and fleet.problem.code == "NET-513" and "behind" in str(fleet.problem)
+        assert fleet.problem is not None and fleet.problem.code == "NET-544" and "behind" in str(fleet.problem)
 
 
 def test_without_tls_only_to_this_machine(key) -> None:
     for address in ("192.0.2.1:80", "coordinator.example:80", "localhost.example:80", "[2001:db8::1]:80"):
-        with pytest.raises(FedethosError, match="SEC-670"):
+        with pytest.raises(FedethosError, match="SEC-680"):
             FleetConnection(Endpoint(address, insecure=True), key, threading.Event())
     for address in ("127.0.0.1:80", "localhost:80", "[::1]:80"):
         FleetConnection(Endpoint(address, insecure=True), key, threading.Event())
@@ -150,7 +163,7 @@ def test_the_environment_names_no_proxy(superlink, key, monkeypatch) -> None:
         assert fleet.receive(plenty) is None and fleet.problem is None
     with connection(superlink, key, proxy="http://127.0.0.1:9") as fleet:  # the site document does
         fleet.receive(plenty)
-        assert fleet.problem is not None and fleet.problem.code == "NET-510"
+        assert fleet.problem is not None and fleet.problem.code == "NET-541"
 
 
 def test_too_large_a_message_comes_without_content_and_can_be_answered(superlink, key) -> None:
@@ -196,6 +209,6 @@ def test_a_stopped_node_does_not_wait_for_an_absent_coordinator(superlink, key) 
     stop.set()
     with (
         FleetConnection(Endpoint("127.0.0.1:9", superlink.authority), key, stop) as elsewhere,
-        pytest.raises(FedethosError, match="NET-515"),
+        pytest.raises(FedethosError, match="NET-546"),
     ):
         elsewhere.send(Message(content(), reply_to=message))
