@@ -8,6 +8,7 @@ site's state folder, signed by ECDSA (P-384, SHA-384) over canonical JSON, so th
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from typing import ClassVar
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fedethos.caps import Caps
 from fedethos.client.node_key import load_node_key
@@ -68,15 +69,6 @@ class Approval:
     signed_at: str
 
 
-class _Signed(BaseModel):
-    """The file. ``signature``: base64 of DER."""
-
-    model_config = _CONFIG
-
-    approval: Approval
-    signature: str
-
-
 _APPROVAL = TypeAdapter(Approval)
 
 
@@ -111,17 +103,10 @@ def find_approval(state: Path, job_sha256: str, key: Path, site: SiteDocument) -
     """
     path = approval_path(state, job_sha256)
     approval = _verified(path, load_node_key(key).public_key())
+    if approval.code_sha256 != code_sha256():
+        raise _other_code(approval.code_sha256[:12])
     if approval.job_sha256 != job_sha256 or approval.job.sha256 != job_sha256:
         raise _bad_signature(path)
-    installed = code_sha256()
-    if approval.code_sha256 != installed:
-        raise FedethosError(
-            "SEC-613",
-            "Another fedethos is installed than the one this job was approved for.",
-            where=f"code {installed[:12]}, approved {approval.code_sha256[:12]}",
-            why="An approval says which code may touch the records.",
-            fix="After an upgrade that you meant: review and approve the job again. Otherwise find out who changed the installation.",
-        )
     if (approval.site, approval.account, approval.caps) != (site.name, site.account, site.caps):
         raise FedethosError(
             "SEC-614",
@@ -148,22 +133,24 @@ def approved_jobs(state: Path) -> list[str]:
 def resign_approvals(state: Path, old: ec.EllipticCurvePublicKey, key: ec.EllipticCurvePrivateKey) -> list[str]:
     """Sign with ``key`` whatever was validly signed with ``old``, when a site exchanges its key; returns the jobs' hashes.
 
-    What ``key`` has signed already stays. SEC-612 for an approval that neither signed.
+    What ``key`` has signed already stays; what another version of fedethos signed has to be given anew in any case. SEC-612 for an
+    approval that neither key signed.
     """
-    jobs = approved_jobs(state)
-    for job_sha256 in jobs:
+    resigned = []
+    for job_sha256 in approved_jobs(state):
         path = approval_path(state, job_sha256)
-        if not _is_signed_by(path, key.public_key()):
+        if _refusal(path, key.public_key()) == "SEC-612" and _refusal(path, old) != "SEC-613":
             _write(state, _verified(path, old), key)
-    return jobs
+        resigned.append(job_sha256)
+    return resigned
 
 
-def _is_signed_by(path: Path, key: ec.EllipticCurvePublicKey) -> bool:
+def _refusal(path: Path, key: ec.EllipticCurvePublicKey) -> str | None:
     try:
         _verified(path, key)
-    except FedethosError:
-        return False
-    return True
+    except FedethosError as refusal:
+        return refusal.code
+    return None
 
 
 def approval_path(state: Path, job_sha256: str) -> Path:
@@ -175,12 +162,11 @@ def approval_path(state: Path, job_sha256: str) -> Path:
 
 def _write(state: Path, approval: Approval, key: ec.EllipticCurvePrivateKey) -> Path:
     path = approval_path(state, approval.job_sha256)
-    for folder in (state, path.parent):  # mkdir(parents=True) would leave the outer one open to all
-        folder.mkdir(exist_ok=True, mode=0o700)
-    signature = base64.b64encode(key.sign(_signed_bytes(approval), ec.ECDSA(SHA384()))).decode()
-    write_atomically(
-        path, canonical_json({"approval": _APPROVAL.dump_python(approval, mode="json", by_alias=True), "signature": signature})
-    )
+    for folder in (state, path.parent):  # mode is for the last folder only
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    statement = _as_json(approval)
+    signature = base64.b64encode(key.sign(_DOMAIN + canonical_line(statement), ec.ECDSA(SHA384()))).decode()
+    write_atomically(path, canonical_json({"approval": statement, "signature": signature}))
     return path
 
 
@@ -193,15 +179,15 @@ def _verified(path: Path, key: ec.EllipticCurvePublicKey) -> Approval:
     except OSError:
         raise _bad_signature(path) from None
     try:
-        signed = _Signed.model_validate_json(content)
-        key.verify(base64.b64decode(signed.signature, validate=True), _signed_bytes(signed.approval), ec.ECDSA(SHA384()))
-    except (ValidationError, ValueError, InvalidSignature):
+        signed = json.loads(content)
+        statement = canonical_line(signed["approval"])
+        key.verify(base64.b64decode(signed["signature"], validate=True), _DOMAIN + statement, ec.ECDSA(SHA384()))
+    except (ValueError, TypeError, LookupError, RecursionError, FedethosError, InvalidSignature):
         raise _bad_signature(path) from None
-    return signed.approval
-
-
-def _signed_bytes(approval: Approval) -> bytes:
-    return _DOMAIN + canonical_line(_as_json(approval))
+    try:
+        return _APPROVAL.validate_json(statement)
+    except ValidationError:  # honestly signed by a fedethos whose documents have other keys
+        raise _other_code("another version") from None
 
 
 def _as_json(approval: Approval) -> JsonValue:
@@ -215,6 +201,16 @@ def _not_approved() -> FedethosError:
         "This site has not approved the job.",
         why="Nothing was computed: a node runs only jobs that a person here has reviewed.",
         fix="Ask the coordinator for the job file, then: fedethos client review JOB, fedethos client approve JOB.",
+    )
+
+
+def _other_code(approved: str) -> FedethosError:
+    return FedethosError(
+        "SEC-613",
+        "Another fedethos is installed than the one this job was approved for.",
+        where=f"code {code_sha256()[:12]}, approved {approved}",
+        why="An approval says which code may touch the records.",
+        fix="After an upgrade that you meant: review and approve the job again. Otherwise find out who changed the installation.",
     )
 
 

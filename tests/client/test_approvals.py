@@ -1,10 +1,13 @@
 """An approval holds for one job, one code, one set of caps and one key, and for nothing that was edited."""
 
+import base64
 import json
 from collections.abc import Callable
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA384
 
 from fedethos import code_identity
 from fedethos.client import approvals
@@ -12,6 +15,7 @@ from fedethos.client.approvals import approval_path, approved_jobs, find_approva
 from fedethos.client.node_key import load_node_key, public_line, write_node_key
 from fedethos.errors import FedethosError
 from fedethos.site import load_site
+from fedethos.storage import canonical_line
 
 
 def refusal(act: Callable[[], object]) -> str:
@@ -73,6 +77,16 @@ def test_code_identity_notices_one_changed_byte(tmp_path, monkeypatch) -> None:
     assert code_identity.code_sha256() != before
 
 
+def test_an_approval_of_a_version_with_other_documents_asks_for_a_new_one(hospital) -> None:
+    """Signed honestly, before an upgrade that changed the job's keys: not a forgery, but other code."""
+    path = approval_path(hospital.state, hospital.job.sha256)
+    approval = json.loads(path.read_text())["approval"]
+    approval["job"]["training"]["a_key_of_then"] = 1
+    signature = load_node_key(hospital.key).sign(b"fedethos/approval/v1\n" + canonical_line(approval), ec.ECDSA(SHA384()))
+    path.write_text(json.dumps({"approval": approval, "signature": base64.b64encode(signature).decode()}))
+    assert refusal(hospital.approval) == "SEC-613"
+
+
 def test_an_edited_approval_is_refused(hospital) -> None:
     path = approval_path(hospital.state, hospital.job.sha256)
     content = json.loads(path.read_text())
@@ -88,7 +102,10 @@ def test_an_approval_under_the_name_of_another_job_is_refused(hospital) -> None:
     assert refusal(lambda: find_approval(hospital.state, other, hospital.key, hospital.site)) == "SEC-612"
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"approval": null, "signature": "AA=="}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[]", b"[" * 100_000, b"\xff", b'{"approval": NaN, "signature": "AA=="}', b'{"approval": null, "signature": "AA=="}'],
+)
 def test_rubbish_is_no_approval(hospital, content: bytes) -> None:
     approval_path(hospital.state, hospital.job.sha256).write_bytes(content)
     assert refusal(hospital.approval) == "SEC-612"
@@ -129,7 +146,7 @@ def test_a_key_that_others_may_read_is_refused(hospital, mode: int) -> None:
 
 
 def test_a_key_of_another_kind_is_refused(tmp_path) -> None:
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+    from cryptography.hazmat.primitives.asymmetric import ed25519
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     path = tmp_path / "node.key"

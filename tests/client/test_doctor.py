@@ -216,7 +216,7 @@ def test_a_closed_port_a_wrong_name_and_a_plain_server_are_told_apart(tmp_path: 
     server.shutdown()
     server.server_close()
     assert [check.code for check in network(tmp_path, here) if check.state == "fail"] == ["NET-551"]
-    nowhere = Coordinator(address=f"{'x' * 64}.example:{port}"  # no name can have so long a part: nobody is asked, ca="ca.pem")
+    nowhere = Coordinator(address=f"{'x' * 64}.example:{port}", ca="ca.pem")  # no name has so long a part, so nobody is asked
     assert [check.code for check in network(tmp_path, nowhere) if check.state == "fail"] == ["NET-550"]
 
 
