@@ -32,7 +32,7 @@ _CHECKED_BY = {
 
 Which = Annotated[
     DocumentName,
-    typer.Option("--document", help="job.yaml of the federation, site.yaml of one site, server.yaml or trust.yaml of the coordinator."),
+    typer.Option("--document", help="job.yaml of the federation, site.yaml of a site, server.yaml or trust.yaml of the coordinator."),
 ]
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, for example privacy.epsilon=3.")]
