@@ -35,7 +35,7 @@ demo: $(INSTALLED) ## run the demo job: five virtual sites, differential privacy
 	$(BIN)/fedethos demo
 
 test: $(INSTALLED) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/ruff check .

@@ -30,4 +30,4 @@ def trial(
     make_trial(folder, sites=names, address=address, hosts=hosts or (), connect=connect)
     typer.echo(f"{folder}: a coordinator and {len(names)} sites, certificates for {DAYS:g} days. Not for production:")
     typer.echo("this machine has seen every private key.")
-    typer.echo(f"Next: set data.path in each site.yaml, then fedethos server start {folder / 'server' / 'server.yaml'}")
+    typer.echo(f"Next: set data.path in each site.yaml, then fedethos server start --server {folder / 'server' / 'server.yaml'}")

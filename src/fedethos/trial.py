@@ -19,7 +19,7 @@ DAYS = 30.0
 _MARK = "# Made by `fedethos keys trial` for a trial. Not for production.\n"
 _README = """Made by `fedethos keys trial` for a trial. Not for production: this machine has seen every private key.
 
-server/     the coordinator: fedethos server start server/server.yaml
+server/     the coordinator: fedethos server start --server server/server.yaml
 SITE/       one folder for each site: fedethos client start SITE/site.yaml
 """
 
