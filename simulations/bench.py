@@ -21,6 +21,7 @@ PARTS = {
     "privacy": ("privacy_step", "private_parts"),
     "fairness": ("fairness",),
     "small-data": ("small_data",),
+    "deployment": ("deployment",),
 }
 OUTPUT = Path("build/bench.json")
 

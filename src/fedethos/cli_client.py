@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedethos.cli_client_records import doctor, ledger
+from fedethos.cli_client_records import backup, doctor, ledger
 from fedethos.cli_client_run import add_run_verbs
 from fedethos.errors import FedethosError
 
@@ -130,21 +130,13 @@ def approve(
     job_file: JobFile,
     site_file: SiteFile = SITE,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for a person who has read the review.")] = False,
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the approval of JOB back: from now on the node refuses it.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Sign JOB with this site's key, so that the node runs it. Holds for this job, this code and these caps."""
-    from fedethos.client.approvals import withdraw_approval, write_approval
+    """Sign JOB with this site's key, so that the node runs it. Holds for this job, this code and these caps; see also leave."""
+    from fedethos.client.approvals import write_approval
     from fedethos.client.node_key import load_node_key
     from fedethos.client.spending import check_protection
-    from fedethos.documents import load_job
-    from fedethos.site import load_site
 
-    if withdraw:
-        job, site = load_job(job_file), load_site(site_file)
-        withdraw_approval(site_file.parent / site.state, job.sha256)
-        typer.echo(f"{job.name} is no longer approved. What it was charged stays charged.")
-        return
     job, site, facts, reviewed = _review(job_file, site_file)
     key = load_node_key(site_file.parent / site.key)
     _print_review(reviewed)
@@ -172,6 +164,7 @@ def approve(
 
 client_app.command()(doctor)
 client_app.command()(ledger)
+client_app.command()(backup)
 add_run_verbs(client_app)
 
 

@@ -19,9 +19,21 @@ class DocumentName(Enum):
 
     JOB = "job"
     SITE = "site"
+    SERVER = "server"
+    TRUST = "trust"
 
 
-Which = Annotated[DocumentName, typer.Option("--document", help="job.yaml of the federation, or site.yaml of one site.")]
+_CHECKED_BY = {
+    DocumentName.JOB: "fedethos config check FILE --set KEY=VALUE",
+    DocumentName.SITE: "fedethos client doctor SITE",
+    DocumentName.SERVER: "fedethos server doctor",
+    DocumentName.TRUST: "fedethos server doctor",
+}
+
+Which = Annotated[
+    DocumentName,
+    typer.Option("--document", help="job.yaml of the federation, site.yaml of a site, server.yaml or trust.yaml of the coordinator."),
+]
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, for example privacy.epsilon=3.")]
 
@@ -65,10 +77,8 @@ def explain(
     from fedethos.schemas import explain as explain_key
 
     typer.echo(explain_key(_model(document), key))
-    if document is DocumentName.JOB:
-        typer.echo("Next: fedethos config check FILE --set KEY=VALUE" if key else "Next: fedethos config explain KEY")
-    else:
-        typer.echo("Next: fedethos client doctor SITE" if key else f"Next: fedethos config explain KEY --document {document.value}")
+    which = "" if document is DocumentName.JOB else f" --document {document.value}"
+    typer.echo(f"Next: {_CHECKED_BY[document]}" if key else f"Next: fedethos config explain KEY{which}")
 
 
 @config_app.command()
@@ -84,7 +94,14 @@ def schema(document: Which = DocumentName.JOB) -> None:
 
 def _model(document: DocumentName) -> type[BaseModel]:
     from fedethos.job import Job
+    from fedethos.server_document import ServerDocument
     from fedethos.site import SiteDocument
+    from fedethos.trust import Trust
 
-    models: dict[DocumentName, type[BaseModel]] = {DocumentName.JOB: Job, DocumentName.SITE: SiteDocument}
+    models: dict[DocumentName, type[BaseModel]] = {
+        DocumentName.JOB: Job,
+        DocumentName.SITE: SiteDocument,
+        DocumentName.SERVER: ServerDocument,
+        DocumentName.TRUST: Trust,
+    }
     return models[document]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Queue
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
-from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.common.serde import fab_to_proto, run_from_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     ListRunsRequest,
@@ -25,18 +26,22 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushAppMessagesRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushAppMessagesRequest
+from flwr.serverapp import Grid
 from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, NodeStatus
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.interceptors.http.utils import add_headers
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.grid import HttpGrid
 from flwr.superlink.main import create_app
 from flwr.superlink.runtime import run_serverapp
 
@@ -202,14 +207,18 @@ class _Bearer:
 
 
 class SuperLinkClient:
-    """The coordinator's side of the Control API and of AcquireTask. Every method may raise ``httpx.HTTPError``."""
+    """The coordinator's side of the Control API and of AcquireTask. Every method may raise ``httpx.HTTPError``.
 
-    def __init__(self, port: int, secret: str) -> None:
-        address = f"127.0.0.1:{port}"
+    ``ca``: with TLS, as Flower's own SuperLink is reached; None: the loopback side of ours.
+    """
+
+    def __init__(self, port: int, secret: str, *, ca: bytes | None = None) -> None:
+        self.port = port
+        address, insecure = f"127.0.0.1:{port}", ca is None
         version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
-        self._control = ControlHttpClient.from_server_address(address, True, None, [_Bearer(secret)])
+        self._control = ControlHttpClient.from_server_address(address, insecure, ca, [_Bearer(secret)])
         signed = SuperExecAuthHttpInterceptor(master_secret=secret.encode(), protected_methods=frozenset({_ACQUIRE}))
-        self._runtime = RuntimeHttpClient.from_server_address(address, True, None, [version, signed])
+        self._runtime = RuntimeHttpClient.from_server_address(address, insecure, ca, [version, signed])
 
     def nodes(self) -> list[NodeState]:
         found = self._control.ListNodes(ListNodesRequest()).nodes_info
@@ -254,6 +263,22 @@ class SuperLinkClient:
 def bundle_of(pyproject: str) -> bytes:
     """A Flower App Bundle that holds pyproject.toml and nothing else."""
     return build_fab_from_files({"pyproject.toml": pyproject.encode()})[0]
+
+
+@contextmanager
+def server_app_grid(port: int, token: str, *, ca: bytes | None = None) -> Iterator[Grid]:
+    """What a ServerApp's main gets, in this process: for measuring messages without an app."""
+    grid = HttpGrid(f"127.0.0.1:{port}", insecure=ca is None, root_certificates=ca, token=token)
+    task = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = task.task_id, task.run.run_id, task.context.node_id
+    grid.set_run(run_from_proto(task.run))
+    heartbeats = HeartbeatSender(make_task_heartbeat_fn_http(grid._runtime_client))
+    heartbeats.start()
+    try:
+        yield grid
+    finally:
+        heartbeats.stop()
+        grid.close()
 
 
 def run_server_app(port: int, token: str, parent: int) -> None:

@@ -66,6 +66,11 @@ class TrustedSite(Section):
     valid_from: Day | None = Field(None, description="First day (UTC, quoted YYYY-MM-DD) on which the key is answered; null: always.")
     valid_until: Day | None = Field(None, description="Last day (UTC, quoted YYYY-MM-DD) on which the key is answered; null: for ever.")
 
+    @property
+    def pem(self) -> bytes:
+        """The key as it is compared everywhere."""
+        return public_key_pem(self.public_key)
+
     def valid_on(self, today: date) -> bool:
         begun = self.valid_from is None or date.fromisoformat(self.valid_from) <= today
         return begun and (self.valid_until is None or today <= date.fromisoformat(self.valid_until))
@@ -83,7 +88,7 @@ class Trust(Section):
 
     @model_validator(mode="after")
     def _one_key_one_site(self) -> Trust:
-        keys = [public_key_pem(site.public_key) for site in self.sites.values()]
+        keys = [site.pem for site in self.sites.values()]
         if len(set(keys)) != len(keys):
             raise PydanticCustomError("CFG-372", "Two sites of trust.yaml have the same public key.")
         return self
@@ -91,7 +96,7 @@ class Trust(Section):
     def keys_on(self, today: date) -> Mapping[str, bytes]:
         """Site name to the PEM of its key, for every site whose key is valid and not revoked."""
         revoked = {public_key_pem(key) for key in self.revoked}
-        keys = {name: public_key_pem(site.public_key) for name, site in self.sites.items() if site.valid_on(today)}
+        keys = {name: site.pem for name, site in self.sites.items() if site.valid_on(today)}
         return {name: key for name, key in keys.items() if key not in revoked}
 
 

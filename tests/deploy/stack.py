@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import yaml
 
 from fedethos.cli import run as fedethos
@@ -21,6 +20,7 @@ from fedethos.control.calling import call_control
 from fedethos.errors import FedethosError
 from fedethos.runfolder import RunFolder
 from fedethos.server.superlink import free_port
+from fedethos.simulations.benchmarks.processes import children
 
 ROOT = Path(__file__).parents[2]
 SITES = ("north", "south", "west")
@@ -95,10 +95,11 @@ class Stack:
         self.processes[name].send_signal(signal.SIGTERM)
         return self.processes[name].wait(40)
 
-    def child(self, module: str) -> psutil.Process | None:
-        """The coordinator's child that runs ``python -m module``."""
-        children = psutil.Process(self.processes["coordinator"].pid).children()
-        return next((child for child in children if module in child.cmdline()), None)
+    def kill_child(self, module: str) -> None:
+        """SIGKILL to the coordinator's child that runs ``python -m module``."""
+        found = [pid for pid in children(self.processes["coordinator"].pid) if module in _command(pid)]
+        assert len(found) == 1
+        os.kill(found[0], signal.SIGKILL)
 
     # --- runs ---
 
@@ -134,7 +135,7 @@ class Stack:
     def run(self, run: str) -> dict:
         return next((one for one in self.status()["runs"] if one["run"] == run), {"status": "", "round": 0})
 
-    def until(self, holds: Callable[[], object], seconds: float = 60.0) -> object:
+    def until(self, holds: Callable[[], object], seconds: float = 300.0) -> object:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if found := holds():
@@ -155,3 +156,7 @@ def make_stack(folder: Path) -> Stack:
         document |= {"caps": {"lifetime_epsilon": 200.0, "per_job_epsilon": 50.0}, "device": "cpu", "allow_unprotected": True}
         path.write_text(yaml.safe_dump(document))
     return Stack(folder)
+
+
+def _command(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")

@@ -25,15 +25,15 @@ def private(stack):
     path = stack.write_job(job_of("private"))
     stack.approve(path)
     run = stack.submit(path)
-    stack.until(lambda: stack.run(run)["round"] >= 1, 300)
-    stack.child("fedethos.server.runner").kill()
+    stack.until(lambda: stack.run(run)["round"] >= 1)
+    stack.kill_child("fedethos.server.runner")
     return stack.ended(run)
 
 
 def test_a_submitted_job_ends_with_a_result_and_a_report(stack, undisturbed, capsys):
     result = undisturbed.read_result()
     assert (result.status, result.rounds, result.engine) == ("completed", 4, "deployment")
-    stack.until(undisturbed.report.exists, 30)
+    stack.until(undisturbed.report.exists)
     assert fedethos(["server", "status", *stack.server]) == 0
     shown = capsys.readouterr().out
     assert "3 of 3 sites online" in shown and undisturbed.path.name in shown
@@ -54,12 +54,12 @@ def test_after_a_kill_the_run_goes_on_and_ends_as_if_nothing_had_happened(stack,
     path = stack.write_job(job_of(f"hurt-{victim.rpartition('.')[2].replace('_', '-')}", rounds=4, privacy=SEEDED))
     stack.approve(path)
     run = stack.submit(path)
-    stack.until(lambda: stack.run(run)["round"] >= 2, 300)
+    stack.until(lambda: stack.run(run)["round"] >= 2)
     if victim == "coordinator":
         stack.kill("coordinator")
         stack.start_coordinator()
     else:
-        stack.child(victim).kill()
+        stack.kill_child(victim)
     folder = stack.ended(run)
     _same(folder, undisturbed)
 
