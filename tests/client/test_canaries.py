@@ -231,8 +231,9 @@ def test_no_canary_leaves_whatever_fails(ward: Ward, monkeypatch: pytest.MonkeyP
         assert secret not in everything
     for word in (str(ward.folder), "Traceback", "DATA-", "records.csv", "removed"):
         assert word.encode() not in everything
-    incidents = (ward.state / "incidents.log").read_text()
+    logs = [ward.state / "incidents.log", ward.state / "incidents-worker.log"]
+    incidents = "".join(path.read_text() for path in logs)
     assert CANARIES["folder"] in incidents and "DATA-122" in incidents  # the operator finds out what it was
-    assert (ward.state / "incidents.log").stat().st_mode & 0o777 == 0o600
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in logs)
     lines = read(ward.state / FILE)
     assert sum(line.sent.refused is None for line in lines) == 2 and len(lines) == len(seen) + 3
