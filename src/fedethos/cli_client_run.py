@@ -55,7 +55,7 @@ def status(site: Document = _SITE, as_json: AsJson = False) -> None:
         return
     typer.echo(f"site       {answer['site']}, fedethos {answer['version']}")
     typer.echo(f"state      {answer['state']}")
-    typer.echo(f"coordinator {answer['coordinator']}, {'connected' if answer['connected'] else 'not connected'}")
+    typer.echo(f"connection {'to' if answer['connected'] else 'NONE to'} {answer['coordinator']}")
     if isinstance(problem := answer["problem"], Mapping):
         typer.echo(f"problem    {problem['code']} {problem['what']} {problem['fix']}")
     if isinstance(request := answer["request"], Mapping):
