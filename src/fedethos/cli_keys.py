@@ -32,9 +32,6 @@ def trial(
     write_trial_records(folder, names)
     typer.echo(f"{folder}: a coordinator and {len(names)} sites, certificates for {DAYS:g} days. Not for production:")
     typer.echo("this machine has seen every private key.")
-<<<<<<< HEAD
     typer.echo(f"Each site has a share of a public table (data.csv), and {folder / 'job.yaml'} is a job on it.")
-    typer.echo(f"Next: fedethos server start --server {folder / 'server' / 'server.yaml'}, and at each site fedethos client review, approve, start")
-=======
-    typer.echo(f"Next: set data.path in each site.yaml, then fedethos server start --server {folder / 'server' / 'server.yaml'}")
->>>>>>> i6d
+    typer.echo("At each site: fedethos client review, approve and start.")
+    typer.echo(f"Next: fedethos server start --server {folder / 'server' / 'server.yaml'}")
