@@ -48,7 +48,7 @@ class Supervisor:
     document : Path
         The site.yaml, whose folder relative paths start from.
     say : callable
-        Told in one line when the connection comes or goes, for whoever watches the process.
+        Told in one line when the node starts and stops and the connection comes and goes, for whoever watches the process.
     """
 
     def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
@@ -90,8 +90,11 @@ class Supervisor:
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
             enter(self._fleet)
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
+            self._say(f"{self._name}: fedethos {fedethos.__version__}, state in {state}, log in {logs}")
+            self._say(f"{self._name}: connecting to {self._coordinator.address}; Ctrl-C stops it after the reply that is being computed")
             self._loop(control)
             log.info("the node stopped", extra={"site": self._name})
+            self._say(f"{self._name}: stopped")
 
     def stop(self, *, now: bool = False) -> None:
         """End after the message that is being answered; ``now``: at once, and take it up again at the next start."""
