@@ -28,7 +28,7 @@ from fedethos.client.worker_handle import WorkerHandle
 from fedethos.control.serving import ControlServer, Method, serve_control
 from fedethos.control.wire import JsonObject
 from fedethos.errors import FedethosError
-from fedethos.flower import quiet_logs, wire_bytes
+from fedethos.flower import all_objects, quiet_logs
 from fedethos.flower_fleet import Endpoint, FleetConnection, RunEndedError
 from fedethos.logs import incident_log, structured_log
 from fedethos.messages import STATEMENT, Request
@@ -246,7 +246,7 @@ def _sent(message: Message, answer: Answer) -> Sent:
         round=0 if answer.request is None else answer.request.round,
         message_type=message.metadata.message_type if answer.request is not None else "",
         shapes=tensors,
-        bytes=sum(map(len, wire_bytes(answer.reply).values())),
+        bytes=sum(len(item.deflate()) for item in all_objects(answer.reply).values()),
         sha256=answer.reply.object_id,
         epsilon_after=epsilon if isinstance(epsilon, float) else None,
         refused=answer.code,
