@@ -190,8 +190,8 @@ def test_a_run_from_setup_to_counts(install) -> None:
     counts = node.answer(EVALUATE, 3, split="test", cuts=CUTS, edge=32)
     assert isinstance(counts, EvaluateReply) and counts.sigma > 0.0 and counts.epsilon <= 8.0
 
-    status = call_control(node.socket, "status", {})
-    assert (status["state"], status["answered"], status["refused"], status["site"]) == ("waiting", 5, 0, "north")
+    status = node.until(lambda status: status["state"] == "waiting")
+    assert (status["answered"], status["refused"], status["site"]) == (5, 0, "north")
     call_control(node.socket, "pause", {})
     node.until(lambda status: status["state"] == "paused")
     asked = node.ask(TRAIN, 3)
