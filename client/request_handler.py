@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -98,6 +98,7 @@ class RequestHandler:
                 raise FedethosError("SEC-633", "A message is damaged, or larger than any request of an approved job.")
             approval = find_approval(self._state, named_job(message), self._key, self._site)
             request = check_request(message, approval, self._site, None if known else self._history, datetime.now(UTC))
+            request = replace(request, arrays={})  # checked; the worker gets them from the message, and an adapter can be large
             on_checked(request)
             kind = message.metadata.message_type
             plan = self._paid(kind, request, approval)

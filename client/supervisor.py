@@ -28,7 +28,7 @@ from fedethos.client.worker_handle import WorkerHandle
 from fedethos.control.serving import ControlServer, Method, serve_control
 from fedethos.control.wire import JsonObject
 from fedethos.errors import FedethosError
-from fedethos.flower import quiet_logs, wire_bytes
+from fedethos.flower import all_objects, quiet_logs
 from fedethos.flower_fleet import Endpoint, FleetConnection, RunEndedError
 from fedethos.logs import incident_log, structured_log
 from fedethos.messages import STATEMENT, Request
@@ -48,7 +48,7 @@ class Supervisor:
     document : Path
         The site.yaml, whose folder relative paths start from.
     say : callable
-        Told in one line when the connection comes or goes, for whoever watches the process.
+        Told in one line when the node starts and stops and the connection comes and goes, for whoever watches the process.
     """
 
     def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
@@ -90,8 +90,11 @@ class Supervisor:
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
             enter(self._fleet)
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
+            self._say(f"{self._name}: fedethos {fedethos.__version__}, state in {state}, log in {logs}")
+            self._say(f"{self._name}: connecting to {self._coordinator.address}; Ctrl-C stops it after the reply that is being computed")
             self._loop(control)
             log.info("the node stopped", extra={"site": self._name})
+            self._say(f"{self._name}: stopped")
 
     def stop(self, *, now: bool = False) -> None:
         """End after the message that is being answered; ``now``: at once, and take it up again at the next start."""
@@ -243,7 +246,7 @@ def _sent(message: Message, answer: Answer) -> Sent:
         round=0 if answer.request is None else answer.request.round,
         message_type=message.metadata.message_type if answer.request is not None else "",
         shapes=tensors,
-        bytes=sum(map(len, wire_bytes(answer.reply).values())),
+        bytes=sum(len(item.deflate()) for item in all_objects(answer.reply).values()),
         sha256=answer.reply.object_id,
         epsilon_after=epsilon if isinstance(epsilon, float) else None,
         refused=answer.code,

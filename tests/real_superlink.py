@@ -43,7 +43,6 @@ class SuperLink:
 
     def ask(self, node_id: int, message_type: str, content: RecordDict) -> str:
         """What a ServerApp does: push a message to a node. Returns its id."""
-        assert self.state.acknowledge_task_heartbeat(self._task), "the run ended"  # what its ServerApp does all the time
         identify_process(self.run_id)
         message = Message(content, node_id, message_type)
         with_message_id(message, message.object_id)
@@ -59,7 +58,6 @@ class SuperLink:
         """Wait for the reply to a message; None when none comes."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            assert self.state.acknowledge_task_heartbeat(self._task), "the run ended"
             if replies := self.state.get_message_res({asked}, self.run_id):
                 root = replies[0].metadata.message_id
                 contents: dict[str, bytes] = {}
@@ -79,11 +77,8 @@ class SuperLink:
             self._collect(child, contents)
 
     def end_run(self) -> None:
-        assert self.state.finish_task(self._task, sub_status="completed", details="")
-
-    @property
-    def _task(self) -> int:
-        return self.state.get_run_info(run_ids=[self.run_id])[0].primary_task_id
+        task = self.state.get_run_info(run_ids=[self.run_id])[0].primary_task_id
+        assert self.state.finish_task(task, sub_status="completed", details="")
 
 
 def certificate_authority(folder: Path, *, hours: float = 24.0) -> tuple[Path, Path, bytes]:
@@ -137,8 +132,18 @@ def running_superlink(folder: Path) -> Iterator[SuperLink]:
     thread.start()
     while not server.started:
         time.sleep(0.02)
+    closing = threading.Event()
+
+    def heartbeats() -> None:  # the run's, which its ServerApp sends
+        while not closing.wait(5.0):
+            state.acknowledge_task_heartbeat(task)
+
+    beats = threading.Thread(target=heartbeats, daemon=True)
+    beats.start()
     try:
         yield SuperLink(f"127.0.0.1:{port}", authority, state, run_id, token)
     finally:
+        closing.set()
         server.should_exit = True
         thread.join()
+        beats.join()
