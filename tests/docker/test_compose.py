@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,12 +75,16 @@ def test_containers_run_without_rights_and_cannot_write_their_image() -> None:
 
 def test_the_health_check_says_healthy() -> None:
     for service in ("coordinator", *SITES):
-        _until(lambda name=_container(service): _docker("inspect", "-f", "{{.State.Health.Status}}", name).strip() == "healthy")
+        _until(partial(_is_healthy, _container(service)))
 
 
 def test_the_image_holds_no_pip_and_no_compiler() -> None:
     look = "import importlib.util, shutil; print(importlib.util.find_spec('pip'), shutil.which('gcc'), shutil.which('make'))"
     assert _docker("run", "--rm", "--network", "none", "--entrypoint", "python", IMAGE, "-c", look).strip() == "None None None"
+
+
+def _is_healthy(container: str) -> bool:
+    return _docker("inspect", "-f", "{{.State.Health.Status}}", container).strip() == "healthy"
 
 
 def _online() -> set[str]:
@@ -112,7 +117,7 @@ def _docker(*words: str) -> str:
     return subprocess.run(["docker", *words], capture_output=True, text=True, check=True, timeout=_PATIENCE).stdout
 
 
-def _until(holds, seconds: float = _PATIENCE) -> None:
+def _until(holds: Callable[[], bool], seconds: float = _PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited too long"
