@@ -35,6 +35,7 @@ class SuperLink:
     authority: bytes
     state: LinkState
     run_id: int
+    token: str  # the ServerApp's
 
     def register(self, key: ec.EllipticCurvePrivateKey) -> int:
         """What `flwr supernode register` does."""
@@ -120,7 +121,8 @@ def running_superlink(folder: Path) -> Iterator[SuperLink]:
     state = app.state.linkstate_factory.state()
     run_id = state.create_run("f/a", "1.0.0", "0" * 64, {}, FEDERATION, None, "aid", TaskType.SERVER_APP)
     task = state.get_run_info(run_ids=[run_id])[0].primary_task_id
-    assert state.claim_task(task) and state.activate_task(task)
+    token = state.claim_task(task)
+    assert token is not None and state.activate_task(task)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     server = uvicorn.Server(
@@ -139,7 +141,7 @@ def running_superlink(folder: Path) -> Iterator[SuperLink]:
     beats = threading.Thread(target=heartbeats, daemon=True)
     beats.start()
     try:
-        yield SuperLink(f"127.0.0.1:{port}", authority, state, run_id)
+        yield SuperLink(f"127.0.0.1:{port}", authority, state, run_id, token)
     finally:
         closing.set()
         server.should_exit = True
