@@ -92,7 +92,7 @@ def test_a_key_outside_its_days_is_not_answered(running):
     assert "north" in _register(running, trust, date(2026, 6, 1))
     for day in (date(2026, 6, 2), date(2026, 4, 30)):
         assert "north" not in _register(running, trust, day)
-    assert "north" in _register(running)
+    assert _register(running)["north"] == _register(running, trust, date(2026, 6, 1))["north"]  # the same node as before
 
 
 def test_nobody_without_the_secret_can_start_a_run_or_take_one_over(running):
