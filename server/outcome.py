@@ -24,6 +24,7 @@ from fedethos.storage import JsonValue
 COVERED = "Epsilon covers training and every count that was released."
 BALANCED = " It is that of a unit in the group that is sampled most often; a unit in another group loses no more."
 WEIGHED = " It is that of a unit in the cell with the largest weight; a unit in another cell loses no more."
+DEPLOYMENT = "deployment"  # the engine of real sites
 PERSONAL_INSIDE = " It covers the personal adapters too."
 PERSONAL_OUTSIDE = (
     " It does not cover the personal adapters: they train without noise, and neither they nor anything computed from them leaves a site. "
@@ -42,6 +43,10 @@ class Ending:
     initial: Arrays
     state: RunState
     engine: str
+
+    @property
+    def secure_rng(self) -> bool:
+        return self.job.privacy.secure(deployed=self.engine == DEPLOYMENT)
 
 
 def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseBySites | None, oracle: ExactMeasure | None) -> None:
@@ -141,7 +146,7 @@ def _spent(ending: Ending) -> dict[str, JsonValue]:
         "unit": job.unit,
         "adjacency": job.privacy.adjacency,
         "accountant": ACCOUNTANT if private else None,
-        "secure_rng": job.privacy.secure_rng is True,
+        "secure_rng": ending.secure_rng,
         "sites": {
             name: {
                 "epsilon": spent.epsilon,
@@ -176,7 +181,7 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "delta": job.privacy.delta if private else None,
         "target_epsilon": job.privacy.epsilon if private else None,
         "max_grad_norm": job.privacy.max_grad_norm if private else None,
-        "secure_rng": job.privacy.secure_rng is True,
+        "secure_rng": ending.secure_rng,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
         "statement": _statement(job) if private else NO_PRIVACY,

@@ -22,6 +22,7 @@ PARTS = {
     "privacy": ("privacy_step", "private_parts"),
     "fairness": ("fairness", "compas"),
     "small-data": ("small_data",),
+    "deployment": ("deployment",),
 }
 OUTPUT = Path("build/bench.json")
 

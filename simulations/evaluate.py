@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from fedethos.aggregation import EXPORTED_AS_ONE, Aggregation
 from fedethos.client.evaluator import Predictions, lay_out, predict
@@ -29,6 +27,7 @@ from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.summary import Summary
 from fedethos.job import Job
 from fedethos.messages import SplitName
+from fedethos.models.adapter_files import read_tensors
 from fedethos.models.residual import beside_idle_adapter
 from fedethos.progress import Observer
 from fedethos.result import Interval
@@ -151,14 +150,11 @@ def shown(item: Estimate) -> Interval:
 
 
 def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> None:
-    """Load the exported adapter of a run with aggregation ``rule``. RUN-960 when it cannot be read."""
+    """Load the exported adapter of a run with aggregation ``rule``. RUN-960 when there is none, SEC-670 to SEC-673 for a bad file."""
     files = [folder.adapter / name for name in _TENSOR_FILES if (folder.adapter / name).is_file()]
     if len(files) != 1:
         raise _no_adapter(folder)
-    try:
-        tensors = load_file(files[0])
-    except (OSError, SafetensorError):
-        raise _no_adapter(folder) from None
+    tensors = read_tensors(files[0])
     if rule in EXPORTED_AS_ONE:
         model.load(beside_idle_adapter(tensors, model.read()))
         return

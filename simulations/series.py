@@ -64,7 +64,7 @@ def _run(job: Job, out: Path, federation: Federation, start: Arrays, base: Path,
             number: replace(node, job=job, ledger=plans.get(federation.sites[number].name)) for number, node in federation.nodes.items()
         }
         federation.model.load(start)
-        run_rounds(job, folder, replace(federation, nodes=nodes), Scene(None, job), observer, started)
+        run_rounds(job, folder, local.run, replace(federation, nodes=nodes), Scene(None, job), observer, started)
 
 
 def _shared(job: Job) -> dict[str, object]:

@@ -98,6 +98,9 @@ class Training(Section):
         description="Compute what lies below the first adapted layer once per record. auto: when a whole layer does.",
     )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 halves the cache and is approximate.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute each layer's activations again in the backward pass: about a third slower, much less memory."
+    )
 
     @model_validator(mode="after")
     def _there_is_something_to_average(self) -> Training:
@@ -132,6 +135,10 @@ class Job(Section):
             )
         if self.simulation.site.caps is not None and self.privacy.mode == "none":
             raise PydanticCustomError("CFG-261", "simulation.site.caps is given, but under privacy.mode none no ledger counts anything.")
+        if self.training.gradient_checkpointing and self.privacy.mode != "none" and self.privacy.engine == "opacus":
+            raise PydanticCustomError(
+                "CFG-252", "training.gradient_checkpointing needs privacy.engine: fused; Opacus' hooks fail under it."
+            )
         if self.head_warmup_rounds > self.federation.rounds:
             raise PydanticCustomError("CFG-250", "training.head_warmup_rounds is larger than federation.rounds.")
         by = self.simulation.partition.by
@@ -190,6 +197,7 @@ class Job(Section):
             "training.head_learning_rate": training.head_learning_rate is not None,
             "training.cache_frozen_prefix": training.cache_frozen_prefix != "auto",
             "training.cache_dtype": training.cache_dtype != "float32",
+            "training.gradient_checkpointing": training.gradient_checkpointing,
         }
         return [key for key, is_set in changed.items() if is_set]
 

@@ -83,6 +83,22 @@ def frozen_names(model: PeftModel) -> list[str]:
     return [name for name, parameter in named_adapter_parameters(model).items() if not parameter.requires_grad]
 
 
+def recompute_activations(model: PeftModel) -> None:
+    """Turn on Hugging Face's gradient checkpointing (Chen et al. 2016): in training each layer's activations are computed twice.
+
+    The non-reentrant kind, which lets gradients through frozen layers and keeps per-example gradients exact under the fused engine.
+    MODEL-465 when the base model does not have it.
+    """
+    if not model.base_model.model.supports_gradient_checkpointing:
+        raise FedethosError(
+            "MODEL-465",
+            "The base model has no gradient checkpointing.",
+            where="training.gradient_checkpointing",
+            fix="Set it to false; training.micro_batch_tokens bounds the memory as well.",
+        )
+    model.base_model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``: the same bytes for the same adapter, no path of this machine.
 
