@@ -138,7 +138,7 @@ class Node:
         largest = 1.0 if weights is None else float(weights.max())
         plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier, largest_weight=largest)
         examples = balanced(weighed(self.examples["train"], weights, self.job), self.job, self.declared_size)
-        loss = example_loss(self.job.fairness)
+        loss = example_loss(self.job)
         names = trained_in(self.job.aggregation, round, self.model.exchanged_names)
         with self.model.training(head_first(names, round, warmup_rounds=self.job.head_warmup_rounds), rank=self.rank):
             train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)

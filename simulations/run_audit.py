@@ -152,5 +152,5 @@ def _subject(node: Node, plan: PrivacyPlan) -> Subject:
         make_engine=partial(clipping_engine, job),
         source_of=lambda step: node.source_of(1 + step // job.training.local_steps, step % job.training.local_steps),
         largest_weight=largest,
-        loss=example_loss(job.fairness),
+        loss=example_loss(job),
     )
