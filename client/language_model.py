@@ -7,8 +7,8 @@ task               trains on                                          predicts
 =================  =================================================  ==========================================
 causal-lm          the response's mean log-likelihood per token       ``right``: greedy decoding writes the response
 multiple-choice    cross-entropy over the options' log-likelihoods    the option that is likeliest, per token
-preference         DPO: cross-entropy over beta times how much        ``right``: the chosen answer gained more
-                   likelier each answer is than to the base model
+preference         DPO: cross-entropy over beta times how much        ``right``: the chosen answer is likelier,
+                   likelier each answer is than to the base model     per token
 =================  =================================================  ==========================================
 
 DPO: Rafailov et al. 2023, "Direct Preference Optimization" (arXiv:2305.18290), equation 7. The base model is the reference, so it is
@@ -82,7 +82,7 @@ def language_model(job: Job, *, base: Path) -> Task:
         )
         return PromptInputs(table, reference_of(adapted, table) if job.task == "preference" else None)
 
-    model = NodeModel(adapted, LanguageModel(adapted, outputs), loaded.sha256, greedy_classes if job.task == "causal-lm" else None)
+    model = NodeModel(adapted, LanguageModel(adapted, outputs), loaded.sha256, classes_of(job))
     return Task(
         model=model,
         inputs=inputs,
@@ -98,13 +98,17 @@ def outputs_of(job: Job) -> Outputs:
     return _options if job.task == "multiple-choice" else partial(_preferences, beta=job.training.dpo_beta)
 
 
+def classes_of(job: Job) -> Callable[[Tensor], Tensor] | None:
+    """From the outputs to logits of the job's labels; where there is one label, ``right``, that one against wrong."""
+    return {"causal-lm": _greedy, "preference": _likelier}.get(job.task)
+
+
 def _response(scores: AnswerScores, reference: Tensor | None) -> Tensor:
     return torch.cat([scores.mean, scores.margin], dim=1)
 
 
-def greedy_classes(outputs: Tensor) -> Tensor:
-    """Logits [b, 2] of ``right`` and wrong, from the outputs of causal-lm: the first is above the second where greedy decoding writes the
-    response, by the margin of its weakest token."""
+def _greedy(outputs: Tensor) -> Tensor:
+    """The response against anything else that greedy decoding could write, by the margin of its weakest token."""
     return torch.stack([outputs[:, 1], torch.zeros_like(outputs[:, 1])], dim=1)
 
 
@@ -115,7 +119,13 @@ def _options(scores: AnswerScores, reference: Tensor | None) -> Tensor:
 def _preferences(scores: AnswerScores, reference: Tensor | None, *, beta: float) -> Tensor:
     if reference is None:
         raise ValueError("a batch of preferences has no reference")
-    return beta * (scores.log_likelihood - reference)
+    return torch.cat([beta * (scores.log_likelihood - reference), scores.mean], dim=1)
+
+
+def _likelier(outputs: Tensor) -> Tensor:
+    """Chosen against rejected. Not by what they gained: to the untouched base model every pair is a tie, and a gain need not make the
+    better answer the likelier one (Chen et al. 2024, arXiv:2405.19534)."""
+    return outputs[:, 2:]
 
 
 def reference_of(model: PeftModel, table: PromptTable) -> Tensor:

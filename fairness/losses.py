@@ -29,12 +29,20 @@ def example_loss(job: Job) -> ExampleLoss:
     """The loss of a job's task, or the one that ``fairness.loss`` names."""
     if job.task == "causal-lm":
         return negative_log_likelihood
+    if job.task == "preference":
+        return direct_preference
     return LOSSES[job.fairness.loss](job.fairness)
 
 
 def negative_log_likelihood(outputs: Tensor, labels: Tensor, original: Tensor) -> Tensor:
     """Of causal-lm, whose ``outputs`` [b, 2] begin with the response's mean log-likelihood per token: that in nats, positive."""
     return -outputs[:, 0]
+
+
+def direct_preference(outputs: Tensor, labels: Tensor, original: Tensor) -> Tensor:
+    """DPO (Rafailov et al. 2023, arXiv:2305.18290, equation 7), ``outputs`` [b, 4] begin with the scaled gains of both answers, the
+    better one first: -log sigmoid of their difference."""
+    return -F.logsigmoid(outputs[:, 0] - outputs[:, 1])
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, original: Tensor) -> Tensor:

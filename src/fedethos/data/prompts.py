@@ -62,8 +62,8 @@ class PromptTable:
         -------
         dict
             ``input_ids`` and ``position_ids`` int64[b, t]; ``attention_mask`` bool[b, 1, t, t] (query, key), or int64[b, t] where each
-            record has one answer alone; ``answer_tokens`` int64[b, k]; and for each of the m tokens of answers ``source`` int64[m], the place
-            in the flattened [b · t] that predicts it, ``target`` int64[m], the token, and ``slot`` int64[m], its answer in [b · k].
+            record has one answer alone; ``answer_tokens`` int64[b, k]. For each of the m tokens of answers: ``source`` int64[m], the
+            place in the flattened [b · t] that predicts it, ``target`` int64[m], the token, ``slot`` int64[m], its answer in [b · k].
         """
         prompt, answers = self.prompt[indices, None], self.answers[indices]
         ends = prompt + np.cumsum(answers, axis=1)
@@ -188,7 +188,7 @@ class ChatTemplate:
 
 
 def tokenize_for(tokenizer: PreTrainedTokenizerBase, *, template: bool, chat: bool, end: bool) -> Tokenize:
-    """How prompts and answers become tokens: in the chat ``template`` or plain. ``chat``: prompts are chats; ``end`` as in ``PlainText``."""
+    """How prompts and answers become tokens: in the chat ``template`` or plain. ``chat``: prompts are chats. ``end``: see ``PlainText``."""
     return ChatTemplate(tokenizer, end, chat) if template else PlainText(tokenizer, end)
 
 
