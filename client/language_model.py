@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerBase
 from fedethos.client.examples import Indices, Inputs
 from fedethos.client.model import NodeModel, training_device
 from fedethos.client.task import Task
+from fedethos.client.writer import TextWriter
 from fedethos.data.prompts import PromptTable, tokenize_for, tokenize_prompts
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
@@ -88,6 +89,7 @@ def language_model(job: Job, *, base: Path) -> Task:
         inputs=inputs,
         synthetic_loss=synthetic_answers(job, loaded.model.config.vocab_size),
         save=lambda folder: save_adapter(folder, adapted, model.residual),
+        writer=TextWriter(adapted, loaded.tokenizer, tokenize),
     )
 
 

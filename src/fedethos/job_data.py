@@ -139,6 +139,13 @@ class Data(Section):
     split_salt: str | None = Field(None, description="Salt of the split's hash; null in a simulation: made from the seed.")
     limit: float | None = Field(None, gt=0.0, le=1.0, description="Use only so large a share of the people.")
 
+    @property
+    def of_questions(self) -> Data:
+        """The contract of records that are to be answered: without label, answers, groups and people."""
+        label = self.label.model_copy(update={"column": None})
+        empty: dict[str, object] = {"response": None, "chosen": None, "rejected": None, "sensitive": {}, "person_id": None}
+        return self.model_copy(update={"label": label, **empty})
+
     @model_validator(mode="after")
     def _categories_are_declared_once(self) -> Data:
         for attribute, categories in self.sensitive.items():

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic_core import PydanticCustomError
 
+from fedethos.aggregation import WITH_RESIDUAL
+
 if TYPE_CHECKING:
     from fedethos.job import Job
 
@@ -31,7 +33,7 @@ def check_language(job: Job) -> None:
     Raises
     ------
     PydanticCustomError
-        CFG-370 to CFG-374, see docs/errors.md.
+        CFG-370 to CFG-374 and CFG-376, see docs/errors.md.
     """
     _check_answers(job)
     if (job.data.label.column is None) != (job.task in ("causal-lm", "preference")):
@@ -46,6 +48,10 @@ def check_language(job: Job) -> None:
     if job.fairness.thresholds != "fixed":
         raise PydanticCustomError(
             "CFG-372", f"{job.task} takes the likeliest answer, and no threshold moves it. Set fairness.thresholds: fixed."
+        )
+    if job.aggregation in WITH_RESIDUAL and (job.model.dtype != "float32" or job.model.load_in_4bit):
+        raise PydanticCustomError(
+            "CFG-376", f"federation.aggregation {job.aggregation} folds updates into the base's weights, which must be float32 for it."
         )
     if idle := _set_for_nothing(job):
         raise PydanticCustomError("CFG-373", f"These keys do nothing for {job.task}; leave them out: {', '.join(idle)}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -21,11 +22,11 @@ Answers = tuple[str | None, ...]
 
 
 class ChatMessage(BaseModel):
-    """One turn of a chat, with the names that Hugging Face's chat templates read."""
+    """One turn of a chat, with the names that Hugging Face's chat templates read. Other roles could smuggle marks of the template in."""
 
     model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True)
 
-    role: str
+    role: Literal["system", "user", "assistant"]
     content: str
 
 
@@ -60,24 +61,24 @@ def prompts_and_answers(
     text : sequence of str, n
         ``data.text`` as it reads for each record; not used where ``data.messages`` names a chat.
     label : sequence of int, n
-        The right option of multiple-choice.
+        The right option of multiple-choice, where the job says which that is.
 
     Raises
     ------
     FedethosError
-        DATA-180 rows without a response, DATA-181 rows whose chat is none, DATA-182 rows with fewer than two choices or with too many,
+        DATA-180 rows without an answer, DATA-181 rows whose chat is none, DATA-182 rows with fewer than two choices or with too many,
         DATA-183 rows whose right choice has no text. Rows are counted, their texts never shown.
     """
-    prompts, answers = tuple(text), _answers(table, data, len(text) or len(label))
+    prompts, answers = tuple(text), _answers(table, data, len(label))
     if data.messages is not None:
         chats = _chats(table[data.messages])
         if not answers:
             return _without_last(chats)
-        prompts = tuple(_dump(chat) for chat in chats)
+        prompts = tuple(dump_chat(chat) for chat in chats)
     if data.choices is None:
         _require_all(answers)
         return prompts, answers
-    _require_choices(answers, label)
+    _require_choices(answers, label if data.label.column is not None else None)
     if data.choice_style == "letter":
         prompts = tuple(_with_options(prompt, one, chat=data.messages is not None) for prompt, one in zip(prompts, answers, strict=True))
         answers = tuple(tuple(None if text is None else letter for letter, text in zip(_LETTERS, one, strict=False)) for one in answers)
@@ -90,6 +91,11 @@ _LETTERS = string.ascii_uppercase
 def read_chat(prompt: str) -> list[dict[str, str]]:
     """A chat from its JSON, as chat templates read it."""
     return [message.model_dump() for message in _CHAT.validate_json(prompt)]
+
+
+def open_chats(cells: Sequence[str | None]) -> tuple[str, ...]:
+    """Chats that the assistant is to answer next: an answer that stands there already is left out. Raises DATA-181."""
+    return tuple(dump_chat(chat[:-1] if chat[-1].role == "assistant" else chat) for chat in _chats(cells))
 
 
 def _answers(table: Table, data: job_data.Data, rows: int) -> tuple[Answers, ...]:
@@ -143,10 +149,11 @@ def _chats(cells: Sequence[str | None]) -> list[list[ChatMessage]]:
 
 def _without_last(chats: list[list[ChatMessage]]) -> tuple[tuple[str, ...], tuple[Answers, ...]]:
     _require_all([(chat[-1].content.strip() or None if chat[-1].role == "assistant" and len(chat) > 1 else None,) for chat in chats])
-    return tuple(_dump(chat[:-1]) for chat in chats), tuple((chat[-1].content.strip(),) for chat in chats)
+    return tuple(dump_chat(chat[:-1]) for chat in chats), tuple((chat[-1].content.strip(),) for chat in chats)
 
 
-def _dump(chat: list[ChatMessage]) -> str:
+def dump_chat(chat: Sequence[ChatMessage]) -> str:
+    """The JSON of a chat, as ``Records.text`` holds it."""
     return json.dumps([message.model_dump() for message in chat], ensure_ascii=False)
 
 
@@ -161,7 +168,7 @@ def _require_all(answers: Sequence[Answers]) -> None:
         )
 
 
-def _require_choices(answers: Sequence[Answers], label: Sequence[int]) -> None:
+def _require_choices(answers: Sequence[Answers], label: Sequence[int] | None) -> None:
     if few := sum(sum(text is not None for text in one) < 2 for one in answers):
         raise FedethosError(
             "DATA-182",
@@ -170,7 +177,7 @@ def _require_choices(answers: Sequence[Answers], label: Sequence[int]) -> None:
             why="Without a choice there is nothing to score.",
             fix="Give each record a text for at least two of data.label.values, in their order.",
         )
-    if absent := sum(one[right] is None for one, right in zip(answers, label, strict=True)):
+    if label is not None and (absent := sum(one[right] is None for one, right in zip(answers, label, strict=True))):
         raise FedethosError(
             "DATA-183",
             f"{absent} rows have no text for the choice that their label calls right.",
@@ -186,4 +193,4 @@ def _with_options(prompt: str, answers: Answers, *, chat: bool) -> str:
         return f"{prompt}{listed}\nAnswer:"
     messages = _CHAT.validate_json(prompt)
     last = messages[-1]
-    return _dump([*messages[:-1], ChatMessage(role=last.role, content=f"{last.content}{listed}\nAnswer:")])
+    return dump_chat([*messages[:-1], ChatMessage(role=last.role, content=f"{last.content}{listed}\nAnswer:")])

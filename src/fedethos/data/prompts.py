@@ -9,6 +9,7 @@ loss has to depend on that record alone. Next: ``fedethos.models.language``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -143,19 +144,16 @@ class PlainText:
     end: bool
 
     def __call__(self, prompt: str, answers: Answers) -> tuple[Tokenized, list[Tokenized]]:
-        start = self.tokenizer(prompt.rstrip())["input_ids"] or [_end_of(self.tokenizer)]
+        start = self.tokenizer(prompt.rstrip(), split_special_tokens=True)["input_ids"] or [_end_of(self.tokenizer)]
         after = [_end_of(self.tokenizer)] if self.end else []
-        return list(start), [[] if text is None else self._answer(text) + after for text in answers]
-
-    def _answer(self, text: str) -> Tokenized:
-        tokens: Tokenized = self.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
-        return tokens
+        return list(start), [[] if text is None else [*content_tokens(self.tokenizer, f" {text}"), *after] for text in answers]
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
     """Prompts in the tokenizer's chat template, as the user's message or as the chat that they are; answers are the assistant's.
 
+    A record cannot write the template's own marks: what stands in a message is tokenised apart, with ``<|im_end|>`` as plain text.
     MODEL-482 when the template cannot render a record, or does not write an answer behind its prompt.
     """
 
@@ -165,26 +163,46 @@ class ChatTemplate:
 
     def __call__(self, prompt: str, answers: Answers) -> tuple[Tokenized, list[Tokenized]]:
         messages = read_chat(prompt) if self.chat else [{"role": "user", "content": prompt}]
-        start = self._render(messages, prompt=True)
-        return self._tokens(start), [[] if text is None else self._tokens(self._answer(messages, start, text)) for text in answers]
+        return self._tokens(self._render(messages, prompt=True), messages), [
+            [] if text is None else self._answer(messages, text) for text in answers
+        ]
 
-    def _answer(self, messages: list[dict[str, str]], start: str, text: str) -> str:
+    def _answer(self, messages: list[dict[str, str]], text: str) -> Tokenized:
         if not self.end:
-            return text
-        whole = self._render([*messages, {"role": "assistant", "content": text}], prompt=False)
+            return content_tokens(self.tokenizer, text)
+        start, answered = self._render(messages, prompt=True), [*messages, {"role": "assistant", "content": text}]
+        whole = self._render(answered, prompt=False)
         if not whole.startswith(start):
             raise _cannot_render()
-        return whole.removeprefix(start).rstrip()
+        return self._tokens(whole.removeprefix(start).rstrip(), answered)
 
     def _render(self, messages: list[dict[str, str]], *, prompt: bool) -> str:
+        """The template with a mark in the place of each message's content."""
+        marked = [{**message, "content": _MARK.format(place)} for place, message in enumerate(messages)]
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+            return str(self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=prompt))
         except (TemplateError, TypeError):
             raise _cannot_render() from None
 
-    def _tokens(self, text: str) -> Tokenized:
-        tokens: Tokenized = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _tokens(self, rendered: str, messages: list[dict[str, str]]) -> Tokenized:
+        """Text of the template, and between it (every second part) the places of the contents."""
+        tokens: Tokenized = []
+        for number, part in enumerate(_MARKS.split(rendered)):
+            if number % 2:
+                tokens += content_tokens(self.tokenizer, messages[int(part)]["content"].strip())
+            elif part:
+                tokens += self.tokenizer(part, add_special_tokens=False)["input_ids"]
         return tokens
+
+
+_MARK = "\ue000{}\ue001"  # of the private use area, so that no template changes it
+_MARKS = re.compile("\ue000([0-9]+)\ue001")
+
+
+def content_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokenized:
+    """The tokens of text that a person wrote: marks of the tokenizer in it are text like any other."""
+    tokens: Tokenized = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return tokens
 
 
 def tokenize_for(tokenizer: PreTrainedTokenizerBase, *, template: bool, chat: bool, end: bool) -> Tokenize:
