@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedethos.documents import load_job
+from fedethos.progress import Silent
+from fedethos.simulations.engine import simulate
+
 WORDS = ("home", "late", "nurse", "doctor", "patient", "today")
 
 TASKS: dict[str, dict[str, object]] = {
@@ -49,34 +53,57 @@ def language_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def job_text(base: Path, rows: Path, task: str, **sections: dict[str, object]) -> str:
+    """A job of two sites; a keyword replaces keys of that section."""
+    job: dict[str, dict[str, object] | str] = {
+        "schema": "fedethos/job/v1",
+        "name": "small",
+        "task": task,
+        "model": {"path": str(base), "max_length": 64},
+        "lora": {"r": 4},
+        "data": {
+            "path": str(rows),
+            **TASKS[task],
+            "sensitive": {"asked_by": ["woman", "man"]},
+            "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
+        },
+        "training": {"local_steps": 3, "batch_size": 16, "learning_rate": 0.01},
+        "fairness": {"thresholds": "fixed"},
+        "privacy": {"mode": "local", "epsilon": 8.0, "engine": "fused", "metrics": {"tolerance": 1.0, "min_group_size": 1}},
+        "federation": {"rounds": 2, "min_sites": 2},
+        "simulation": {"sites": 2, "partition": {"kind": "iid"}, "seed": 3},
+    }
+    for section, values in sections.items():
+        before = job.get(section)
+        job[section] = {**(before if isinstance(before, dict) else {}), **values}
+    return yaml.safe_dump(job)
+
+
 @pytest.fixture
 def language_job(tmp_path: Path, tiny_language_base: Path, language_rows: Path) -> LanguageJob:
-    """``language_job(task, data={…}, privacy={…}, …)`` writes a job of two sites; a keyword replaces keys of that section."""
+    """``language_job(task, data={…}, privacy={…}, …)`` writes a job, see ``job_text``."""
 
     def write(task: str, **sections: dict[str, object]) -> Path:
-        job: dict[str, dict[str, object] | str] = {
-            "schema": "fedethos/job/v1",
-            "name": "small",
-            "task": task,
-            "model": {"path": str(tiny_language_base), "max_length": 64},
-            "lora": {"r": 4},
-            "data": {
-                "path": str(language_rows),
-                **TASKS[task],
-                "sensitive": {"asked_by": ["woman", "man"]},
-                "split": {"train": 0.6, "validation": 0.2, "test": 0.2},
-            },
-            "training": {"local_steps": 3, "batch_size": 16, "learning_rate": 0.01},
-            "fairness": {"thresholds": "fixed"},
-            "privacy": {"mode": "local", "epsilon": 8.0, "engine": "fused", "metrics": {"tolerance": 1.0, "min_group_size": 1}},
-            "federation": {"rounds": 2, "min_sites": 2},
-            "simulation": {"sites": 2, "partition": {"kind": "iid"}, "seed": 3},
-        }
-        for section, values in sections.items():
-            before = job.get(section)
-            job[section] = {**(before if isinstance(before, dict) else {}), **values}
         path = tmp_path / "job.yaml"
-        path.write_text(yaml.safe_dump(job))
+        path.write_text(job_text(tiny_language_base, language_rows, task, **sections))
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def answering(tmp_path_factory: pytest.TempPathFactory, tiny_language_base: Path, language_rows: Path) -> Path:
+    """A finished run of causal-lm, without privacy."""
+    folder = tmp_path_factory.mktemp("runs")
+    training: dict[str, object] = {"local_steps": 30, "learning_rate": 0.01}
+    text = job_text(
+        tiny_language_base,
+        language_rows,
+        "causal-lm",
+        privacy={"mode": "none", "epsilon": None},
+        training=training,
+        federation={"rounds": 1},
+    )
+    (folder / "job.yaml").write_text(text)
+    simulate(load_job(folder / "job.yaml"), folder / "run", base=folder, observer=Silent())
+    return folder / "run"
