@@ -21,6 +21,7 @@ PARTS = {
     "privacy": ("privacy_step", "private_parts"),
     "fairness": ("fairness",),
     "small-data": ("small_data",),
+    "lm": ("language",),
 }
 OUTPUT = Path("build/bench.json")
 

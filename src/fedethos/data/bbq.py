@@ -77,7 +77,11 @@ def read_bbq(folder: Path) -> list[BbqItem]:
 
 
 def write_table(items: list[BbqItem], path: Path, *, count: int, seed: int) -> int:
-    """Write at most ``count`` items as JSONL, about as many of each category, chosen by ``seed`` alone; how many were written."""
+    """Write at most ``count`` items as JSONL, about as many of each category, chosen by ``seed`` alone; how many were written.
+
+    Beside an item's own fields: ``chosen``, the text of the right answer, and ``rejected``, that of the biased one, or of the counter where
+    the biased one is right.
+    """
     rng = np.random.default_rng(seed)
     categories = sorted({item.category for item in items})
     chosen: list[BbqItem] = []
@@ -85,8 +89,13 @@ def write_table(items: list[BbqItem], path: Path, *, count: int, seed: int) -> i
         own = [item for item in items if item.category == category]
         share = (count - len(chosen)) // (len(categories) - place)
         chosen += [own[row] for row in sorted(rng.permutation(len(own))[:share])]
-    path.write_text("".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in chosen), "utf-8")
+    path.write_text("".join(json.dumps(asdict(item) | _pair(item), ensure_ascii=False) + "\n" for item in chosen), "utf-8")
     return len(chosen)
+
+
+def _pair(item: BbqItem) -> dict[str, str]:
+    texts: dict[Role, str] = {"biased": item.biased, "counter": item.counter, "unknown": item.unknown}
+    return {"chosen": texts[item.answer], "rejected": texts["counter" if item.answer == "biased" else "biased"]}
 
 
 def _items(file: Path) -> Iterator[BbqItem]:
