@@ -85,6 +85,8 @@ def threshold_json(decision: Decision | None, job: Job) -> dict[str, JsonValue]:
         "edge_index": decision.edge if decision else None,
         "source": "the most likely label"
         if job.data.label.multiclass
+        else "the likeliest answer"
+        if job.is_language
         else _SOURCES.get(kind, "pooled scores of the training people by group"),
         "group_aware": decision is not None and decision.group_aware,
         "attribute": None,
