@@ -42,9 +42,9 @@ def test_a_private_job_of_each_task_runs_and_reports(task: str, language_job: Wr
     assert set(result["metrics"]) == {"accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy"}
     if task == "causal-lm":
         with pytest.raises(FedethosError, match="PRIV-370"):
-            audit_run(RunFolder(tmp_path / "run"), canaries=40, steps=2, claim=None, seed=0, observer=Silent())
+            audit_run(RunFolder(tmp_path / "run"), canaries=100, steps=2, claim=None, seed=0, observer=Silent())
     else:
-        audited = audit_run(RunFolder(tmp_path / "run"), canaries=40, steps=2, claim=None, seed=0, observer=Silent())
+        audited = audit_run(RunFolder(tmp_path / "run"), canaries=100, steps=2, claim=None, seed=0, observer=Silent())
         assert all(check.holds for check in audited.audit.checks)
     page = render_report(tmp_path / "run")
     assert task in (tmp_path / "run" / "report.html").read_text(), page
