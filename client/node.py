@@ -163,7 +163,7 @@ class Node:
         """Train; what the aggregation rule trains in this round (a head warm-up leaves the adapter in it as it came)."""
         sent = self.model.read()
         examples = balanced(weighed(self.examples["train"], weights, self.job), self.job, self.declared_size)
-        loss = example_loss(self.job.fairness)
+        loss = example_loss(self.job)
         rule_trains = trained_in(self.job.aggregation, round, self.model.exchanged_names)
         names = head_first(rule_trains, round, warmup_rounds=self.job.head_warmup_rounds)
         plan = self._plan(weights, noise_multiplier)

@@ -135,8 +135,8 @@ def _accumulate(
 
 
 def _losses(model: NodeModel, examples: Examples, batch: Indices, loss: ExampleLoss) -> torch.Tensor:
-    logits = model.logits(examples.inputs.batch(batch))
-    return loss(logits, _to_device(examples.label[batch], model), _to_device(examples.originals_within(batch), model))
+    outputs = model.outputs(examples.inputs.batch(batch))
+    return loss(outputs, _to_device(examples.label[batch], model), _to_device(examples.originals_within(batch), model))
 
 
 def _weights(model: NodeModel, examples: Examples, batch: Indices) -> torch.Tensor | None:

@@ -23,6 +23,7 @@ PARTS = {
     "fairness": ("fairness", "compas"),
     "small-data": ("small_data",),
     "deployment": ("deployment",),
+    "lm": ("language",),
 }
 OUTPUT = Path("build/bench.json")
 
