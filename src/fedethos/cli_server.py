@@ -71,6 +71,7 @@ def start(document: Document = _DEFAULT) -> None:
         render_report(folder)
 
     server = load_server(document)
+
     def ready(sites: list[str]) -> None:
         known = f"It answers {len(sites)} sites: {', '.join(sites)}." if sites else "trust.yaml has no site with a valid key yet."
         typer.echo(f"The coordinator listens on {server.document.address}. {known}", err=True)
