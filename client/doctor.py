@@ -19,7 +19,7 @@ from fedethos.client import egress
 from fedethos.client.ledger_of_site import check_ledger_remembers, ledger_state
 from fedethos.client.node_key import fingerprint, load_node_key
 from fedethos.errors import FedethosError
-from fedethos.privacy.ledger_chain import head_path, read_only
+from fedethos.privacy.ledger_chain import read_only
 from fedethos.privacy.statement import spending
 from fedethos.site import SiteDocument
 
@@ -139,14 +139,10 @@ def _backup(ledger: Path, copy: Path) -> Iterator[Check]:
     here, _ = read_only(ledger)
     there, _ = read_only(copy)
     if here[: len(there)] != there:
-        fix = "Make a new copy: sqlite3 LEDGER '.backup COPY', and the .head file."
+        fix = "Make a new one: fedethos client backup FOLDER"
         yield Check("back-up", "fail", "the copy is of another ledger", fix, "PRIV-312")
     elif len(there) < len(here):
-        yield Check(
-            "back-up",
-            "warn",
-            f"the copy lacks the last {len(here) - len(there)} entries",
-            f"Copy {ledger.name} and {head_path(ledger).name}.",
-        )
+        said = f"the copy lacks the last {len(here) - len(there)} entries"
+        yield Check("back-up", "warn", said, "Make a new one: fedethos client backup FOLDER")
     else:
         yield Check("back-up", "ok", f"whole, {len(there)} entries")

@@ -12,7 +12,7 @@ from pathlib import Path
 from flwr.app import Message, RecordDict
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedethos.flower import all_objects, message_from_wire, rebuild_from_wire, wire_bytes
+from fedethos.flower import Objects, all_objects, message_from_wire, rebuild_from_wire
 from fedethos.storage import sync_folder, write_atomically, write_errors
 
 _REQUEST, _CHECKED, _REPLY = "request", "checked", "reply"
@@ -47,15 +47,14 @@ class Inbox:
     def keep(self, message: Message) -> None:
         """Put a message on the disk. RUN-904 or RUN-905 when that fails."""
         self.clear()
-        contents = {name: item.deflate() for name, item in all_objects(message).items()}
-        write_atomically(self._folder / _REQUEST, _packed(message.metadata.message_id, contents))
+        write_atomically(self._folder / _REQUEST, _packed(message.metadata.message_id, all_objects(message)))
 
     def mark_checked(self) -> None:
         write_atomically(self._folder / _CHECKED, b"")
 
     def keep_reply(self, reply: RecordDict) -> None:
         """From here on a restart sends these bytes."""
-        write_atomically(self._folder / _REPLY, _packed("", wire_bytes(reply)))
+        write_atomically(self._folder / _REPLY, _packed("", all_objects(reply)))
 
     def kept(self) -> Kept | None:
         """What a killed node left; None when nothing, or nothing whole."""
@@ -77,10 +76,14 @@ class Inbox:
         sync_folder(self._folder)
 
 
-def _packed(message_id: str, contents: dict[str, bytes]) -> bytes:
-    header = _Header(message_id=message_id, objects=[(name, len(content)) for name, content in contents.items()])
-    encoded = header.model_dump_json().encode()
-    return b"".join([len(encoded).to_bytes(8, "little"), encoded, *contents.values()])
+def _packed(message_id: str, items: Objects) -> bytes:
+    body, objects = bytearray(), []
+    for name, item in items.items():
+        content = item.deflate()
+        objects.append((name, len(content)))
+        body += content
+    header = _Header(message_id=message_id, objects=objects).model_dump_json().encode()
+    return b"".join([len(header).to_bytes(8, "little"), header, body])
 
 
 def _unpacked(path: Path) -> tuple[_Header, dict[str, bytes]] | None:

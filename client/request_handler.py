@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -98,6 +98,7 @@ class RequestHandler:
                 raise FedethosError("SEC-633", "A message is damaged, or larger than any request of an approved job.")
             approval = find_approval(self._state, named_job(message), self._key, self._site)
             request = check_request(message, approval, self._site, None if known else self._history, datetime.now(UTC))
+            request = replace(request, arrays={})  # checked; the worker gets them from the message, and an adapter can be large
             on_checked(request)
             kind = message.metadata.message_type
             plan = self._paid(kind, request, approval)
@@ -148,7 +149,7 @@ def _stored(kind: str, request: Request, plan: CommittedPlan | None) -> RecordDi
         stored = plan.stored_reply(TRAIN, request.round)
         return None if stored is None else encode_reply(stored_update(stored))
     if kind == EVALUATE and request.split is not None:
-        stored = plan.stored_reply(purpose_of(layout_of(request).wanted, request.split), request.round)
+        stored = plan.stored_reply(purpose_of(layout_of(request).wanted, request.split, personal=request.personal), request.round)
         return None if stored is None else encode_reply(stored_counts(stored))
     return None
 

@@ -54,10 +54,10 @@ def _running(review: Review) -> tuple[tuple[str, str], ...]:
 
 
 def _leaving(one: Leaving) -> str:
-    shown = ", ".join(one.contents[:_SHOWN])
-    more = f", and {len(one.contents) - _SHOWN} more" if len(one.contents) > _SHOWN else ""
+    few = len(one.contents) <= _SHOWN
+    shown = ", ".join(one.contents) if few else f"{len(one.contents)} tensors or tables, such as {one.contents[0]}"
     often = "instead of any of these" if one.times == 0 else "once" if one.times == 1 else f"at most {one.times} times"
-    return f"{often}, up to {size(one.bytes)}, {one.basis}: {shown}{more}"
+    return f"{often}, up to {size(one.bytes)}, {one.basis}: {shown}"
 
 
 def _cost(cost: Cost | None) -> tuple[tuple[str, str], ...]:

@@ -48,20 +48,26 @@ def check_protection(job: Job, site: SiteDocument) -> None:
 
 
 def spending_plan(job: Job, site: SiteDocument, run: str) -> SpendingPlan:
-    """What the ledger is asked to pay for one run, all rounds and counts. Errors as for ``declared_size`` and ``planner.allotments``."""
+    """What the ledger is asked to pay for one run. Errors as for ``declared_size`` and ``planner.allotments``."""
+    name, _ = site.as_node()
+    return plan_of(job, account=site.account, size=declared_size(job, name), run=run, seeded=job.privacy.secure_rng is False)
+
+
+def plan_of(job: Job, *, account: str, size: int, run: str, seeded: bool, evidence: str = "") -> SpendingPlan:
+    """All rounds and counts of one run at a site that declares ``size`` training units. Errors as for ``planner.allotments``."""
     from fedethos.privacy.planner import allotments
 
-    name, _ = site.as_node()
     return SpendingPlan(
-        account=site.account,
+        account=account,
         job_sha256=job.sha256,
         run=run,
         unit=job.unit,
         adjacency=job.privacy.adjacency,
         epsilon=job.privacy.epsilon or 0.0,
         delta=job.privacy.delta,
-        allotments=allotments(job, declared_size=declared_size(job, name), rows_per_unit=job.rows_per_unit),
-        seeded=job.privacy.secure_rng is False,
+        allotments=allotments(job, declared_size=size, rows_per_unit=job.rows_per_unit),
+        seeded=seeded,
+        evidence=evidence,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,7 +28,7 @@ from fedethos.client.worker_handle import WorkerHandle
 from fedethos.control.serving import ControlServer, Method, serve_control
 from fedethos.control.wire import JsonObject
 from fedethos.errors import FedethosError
-from fedethos.flower import quiet_logs, wire_bytes
+from fedethos.flower import all_objects, quiet_logs
 from fedethos.flower_fleet import Endpoint, FleetConnection, RunEndedError
 from fedethos.logs import incident_log, structured_log
 from fedethos.messages import STATEMENT, Request
@@ -47,12 +48,13 @@ class Supervisor:
     document : Path
         The site.yaml, whose folder relative paths start from.
     say : callable
-        Told in one line when the connection comes or goes, for whoever watches the process.
+        Told in one line when the node starts and stops and the connection comes and goes, for whoever watches the process.
     """
 
     def __init__(self, document: Path, site: SiteDocument, say: Callable[[str], None] = lambda text: None) -> None:
-        self.site, self._document, self._folder, self._say = site, document, document.parent, say
+        self.site, self._folder, self._say = site, document.parent, say
         self._name, self._coordinator = site.as_node()
+        self._worker = WorkerHandle(document, site.device, document.parent / site.log / "worker-stderr.log")
         self._stopping, self._giving_up = threading.Event(), threading.Event()
         self._paused, self._resting = threading.Event(), threading.Event()
         self._now: Request | None = None
@@ -79,22 +81,26 @@ class Supervisor:
             enter = resources.enter_context
             enter(structured_log(logs / "node.jsonl", component="supervisor"))
             enter(incident_log(state / "incidents.log"))
+            self._fleet = FleetConnection(self._endpoint(), key, self._stopping, state / "node-id")
             control = enter(serve_control(state / SOCKET, self._methods(), "node"))
             self._egress = enter(Egress(state / EGRESS_FILE))
             check_ledger_remembers(read(state / EGRESS_FILE), ledger_state(self._folder / self.site.ledger))
             self._inbox = Inbox(state / "inbox")
-            self._worker = enter(WorkerHandle(self._document, self.site.device, logs / "worker-stderr.log"))
+            enter(self._worker)
             self._handler = enter(RequestHandler(self.site, self._folder, self._worker))
-            self._fleet = enter(FleetConnection(self._endpoint(), key, self._stopping, state / "node-id"))
+            enter(self._fleet)
             log.info("the node started", extra={"site": self._name, "version": fedethos.__version__})
+            self._say(f"{self._name}: fedethos {fedethos.__version__}, state in {state}, log in {logs}")
+            self._say(f"{self._name}: connecting to {self._coordinator.address}; Ctrl-C stops it after the reply that is being computed")
             self._loop(control)
             log.info("the node stopped", extra={"site": self._name})
+            self._say(f"{self._name}: stopped")
 
     def stop(self, *, now: bool = False) -> None:
         """End after the message that is being answered; ``now``: at once, and take it up again at the next start."""
         if now or self._stopping.is_set():
             self._giving_up.set()
-            self._worker.stop()
+            self._worker.give_up()
         self._stopping.set()
 
     def _endpoint(self) -> Endpoint:
@@ -129,6 +135,8 @@ class Supervisor:
         message = kept.message
         self._kind = message.metadata.message_type
         try:
+            if time.time() > message.metadata.created_at + message.metadata.ttl:
+                raise RunEndedError
             answer = self._handler.answer(message, known=kept.checked, kept=kept.reply, on_checked=self._checked)
             if self._giving_up.is_set():
                 return
@@ -238,7 +246,7 @@ def _sent(message: Message, answer: Answer) -> Sent:
         round=0 if answer.request is None else answer.request.round,
         message_type=message.metadata.message_type if answer.request is not None else "",
         shapes=tensors,
-        bytes=sum(map(len, wire_bytes(answer.reply).values())),
+        bytes=sum(len(item.deflate()) for item in all_objects(answer.reply).values()),
         sha256=answer.reply.object_id,
         epsilon_after=epsilon if isinstance(epsilon, float) else None,
         refused=answer.code,

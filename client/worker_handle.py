@@ -36,6 +36,7 @@ class WorkerHandle:
         self._document, self._device, self._errors = document, device, errors
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._given_up = False
 
     def __enter__(self) -> WorkerHandle:
         return self
@@ -49,7 +50,9 @@ class WorkerHandle:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def ask(self, order: Order, record: RecordDict) -> RecordDict:
-        """The worker's answer; a worker is started if none runs. WorkerDiedError when it ends before it answers."""
+        """The worker's answer; a worker is started if none runs. WorkerDiedError when it ends before it answers, or was given up."""
+        if self._given_up:
+            raise WorkerDiedError(None)
         connection = self._running()
         try:
             send_record(connection, record, order)
@@ -57,6 +60,12 @@ class WorkerHandle:
         except BrokenConnectionError:
             raise WorkerDiedError(self.stop()) from None
         return answer
+
+    def give_up(self) -> None:
+        """End the worker from any thread or signal handler; no other is started."""
+        self._given_up = True
+        if (process := self._process) is not None:
+            process.kill()
 
     def stop(self) -> int | None:
         """End the worker, whatever it is doing; returns its exit status. It has nothing to lose: what it paid for is in the ledger."""

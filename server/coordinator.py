@@ -57,6 +57,11 @@ class Coordinator:
         self._lock = threading.RLock()
         self.stopping = threading.Event()
 
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites whose keys are answered now."""
+        return sorted(self._known)
+
     # --- life ---
 
     def start(self) -> None:
@@ -220,8 +225,8 @@ class Coordinator:
         """``{"job": path of a job.yaml}`` to ``{"run": name}``."""
         path = Path(str(argument["job"]))
         job = load_job(path)
+        missing = sorted(set(job.federation.sites) - set(load_trust(self._server.trust).keys_on(datetime.now(UTC).date())))
         with self._lock:
-            missing = sorted(set(job.federation.sites) - set(self._known))
             entry = self._queue.submit(job, path.parent)
         self._tell("run-submitted", {"run": entry.run})
         return {"run": entry.run, "job_sha256": entry.job_sha256, "without_key": missing}

@@ -20,6 +20,7 @@ from fedethos.client.registry import prepare_task
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
+from fedethos.flower_grid import checked
 from fedethos.incidents import record
 from fedethos.messages import Arrays
 from fedethos.runfolder import RunFolder
@@ -48,7 +49,7 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str, attempt: int, quarant
                 raise FedethosError("RUN-972", "The run folder holds another job than was submitted.", where=str(folder.path))
             if not folder.result.exists():
                 with _coordination(run, folder, live, json.loads(places.sites.read_bytes())) as plan:
-                    coordinate(grid, replace(plan, attempt=attempt, quarantine_after=quarantine_after))
+                    coordinate(checked(grid), replace(plan, attempt=attempt, quarantine_after=quarantine_after))
         except FedethosError as refusal:
             live.end(Problem.of(refusal))
             raise

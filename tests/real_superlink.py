@@ -35,6 +35,7 @@ class SuperLink:
     authority: bytes
     state: LinkState
     run_id: int
+    token: str  # the ServerApp's
 
     def register(self, key: ec.EllipticCurvePrivateKey) -> int:
         """What `flwr supernode register` does."""
@@ -42,7 +43,6 @@ class SuperLink:
 
     def ask(self, node_id: int, message_type: str, content: RecordDict) -> str:
         """What a ServerApp does: push a message to a node. Returns its id."""
-        assert self.state.acknowledge_task_heartbeat(self._task), "the run ended"  # what its ServerApp does all the time
         identify_process(self.run_id)
         message = Message(content, node_id, message_type)
         with_message_id(message, message.object_id)
@@ -54,11 +54,10 @@ class SuperLink:
             self.state.store_object(self.run_id, session, name, objects[name])
         return message.metadata.message_id
 
-    def reply(self, asked: str, *, seconds: float = 60.0) -> RecordDict | None:
+    def reply(self, asked: str, *, seconds: float = 240.0) -> RecordDict | None:
         """Wait for the reply to a message; None when none comes."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            assert self.state.acknowledge_task_heartbeat(self._task), "the run ended"
             if replies := self.state.get_message_res({asked}, self.run_id):
                 root = replies[0].metadata.message_id
                 contents: dict[str, bytes] = {}
@@ -78,11 +77,8 @@ class SuperLink:
             self._collect(child, contents)
 
     def end_run(self) -> None:
-        assert self.state.finish_task(self._task, sub_status="completed", details="")
-
-    @property
-    def _task(self) -> int:
-        return self.state.get_run_info(run_ids=[self.run_id])[0].primary_task_id
+        task = self.state.get_run_info(run_ids=[self.run_id])[0].primary_task_id
+        assert self.state.finish_task(task, sub_status="completed", details="")
 
 
 def certificate_authority(folder: Path, *, hours: float = 24.0) -> tuple[Path, Path, bytes]:
@@ -125,7 +121,8 @@ def running_superlink(folder: Path) -> Iterator[SuperLink]:
     state = app.state.linkstate_factory.state()
     run_id = state.create_run("f/a", "1.0.0", "0" * 64, {}, FEDERATION, None, "aid", TaskType.SERVER_APP)
     task = state.get_run_info(run_ids=[run_id])[0].primary_task_id
-    assert state.claim_task(task) and state.activate_task(task)
+    token = state.claim_task(task)
+    assert token is not None and state.activate_task(task)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     server = uvicorn.Server(
@@ -135,8 +132,18 @@ def running_superlink(folder: Path) -> Iterator[SuperLink]:
     thread.start()
     while not server.started:
         time.sleep(0.02)
+    closing = threading.Event()
+
+    def heartbeats() -> None:  # the run's, which its ServerApp sends
+        while not closing.wait(5.0):
+            state.acknowledge_task_heartbeat(task)
+
+    beats = threading.Thread(target=heartbeats, daemon=True)
+    beats.start()
     try:
-        yield SuperLink(f"127.0.0.1:{port}", authority, state, run_id)
+        yield SuperLink(f"127.0.0.1:{port}", authority, state, run_id, token)
     finally:
+        closing.set()
         server.should_exit = True
         thread.join()
+        beats.join()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedethos.cli_client_records import doctor, ledger
+from fedethos.cli_client_records import backup, doctor, ledger
 from fedethos.cli_client_run import add_run_verbs
 from fedethos.errors import FedethosError
 
@@ -28,7 +28,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and wr
 SITE = Path("site.yaml")
 
 
-@client_app.command()
+@client_app.command(
+    epilog="Example: fedethos client init ward --name north --address fl.example.org:443 --data /data/export.csv --ca ca.pem"
+)
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for this site.")],
     name: Annotated[str, typer.Option(prompt="Name of this site in the job", help="As the job calls this site.")],
@@ -73,7 +75,7 @@ def init(
     )
 
 
-@client_app.command("rotate-key")
+@client_app.command("rotate-key", epilog="Example: fedethos client rotate-key ward/site.yaml")
 def rotate_key(
     site_file: SiteFile = SITE,
     activate: Annotated[
@@ -100,7 +102,7 @@ def rotate_key(
     typer.echo(f"Next, when the coordinator has it: fedethos client rotate-key {site_file} --activate", err=True)
 
 
-@client_app.command()
+@client_app.command(epilog="Example: fedethos client review job.yaml ward/site.yaml --html review.html")
 def review(
     job_file: JobFile,
     site_file: SiteFile = SITE,
@@ -125,26 +127,18 @@ def review(
     typer.echo(f"Next, if you agree: fedethos client approve {job_file} {site_file}", err=True)
 
 
-@client_app.command()
+@client_app.command(epilog="Example: fedethos client approve job.yaml ward/site.yaml")
 def approve(
     job_file: JobFile,
     site_file: SiteFile = SITE,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for a person who has read the review.")] = False,
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the approval of JOB back: from now on the node refuses it.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Sign JOB with this site's key, so that the node runs it. Holds for this job, this code and these caps."""
-    from fedethos.client.approvals import withdraw_approval, write_approval
+    """Sign JOB with this site's key, so that the node runs it. Holds for this job, this code and these caps; see also leave."""
+    from fedethos.client.approvals import write_approval
     from fedethos.client.node_key import load_node_key
     from fedethos.client.spending import check_protection
-    from fedethos.documents import load_job
-    from fedethos.site import load_site
 
-    if withdraw:
-        job, site = load_job(job_file), load_site(site_file)
-        withdraw_approval(site_file.parent / site.state, job.sha256)
-        typer.echo(f"{job.name} is no longer approved. What it was charged stays charged.")
-        return
     job, site, facts, reviewed = _review(job_file, site_file)
     key = load_node_key(site_file.parent / site.key)
     _print_review(reviewed)
@@ -170,8 +164,9 @@ def approve(
     typer.echo(f"Next: fedethos client start {site_file}   (a running node sees the approval at once)", err=True)
 
 
-client_app.command()(doctor)
-client_app.command()(ledger)
+client_app.command(epilog="Example: fedethos client doctor ward/site.yaml --job job.yaml")(doctor)
+client_app.command(epilog="Example: fedethos client ledger ward/site.yaml --json")(ledger)
+client_app.command(epilog="Example: fedethos client backup /backup/2026-03-02 ward/site.yaml")(backup)
 add_run_verbs(client_app)
 
 

@@ -84,6 +84,20 @@ def ledger(site_file: SiteFile = Path("site.yaml"), as_json: AsJson = False) -> 
     typer.echo(f"Next: fedethos privacy statement {folder / site.ledger}", err=True)
 
 
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder, best on another disk.")],
+    site_file: SiteFile = Path("site.yaml"),
+) -> None:
+    """Copy what this site cannot lose into FOLDER, while the node runs or not: document, key, ledger, record, approvals."""
+    from fedethos.client.backup import back_up
+    from fedethos.site import load_site
+
+    copied = back_up(site_file, load_site(site_file), folder)
+    typer.echo(f"{len(copied)} files copied and checked: {', '.join(name for name in copied if '/' not in name)} and the state folder.")
+    typer.echo("The site's key and salt are among them: keep the copy as safe as the original.")
+    typer.echo(f"Next: fedethos client doctor {site_file} --offline --backup {folder}", err=True)
+
+
 def _print_check(check: Check) -> None:
     typer.echo(f"{_MARKS[check.state]}  {check.name:<12}  {check.said}")
     if check.fix and check.state != "ok":

@@ -55,7 +55,7 @@ def status(site: Document = _SITE, as_json: AsJson = False) -> None:
         return
     typer.echo(f"site       {answer['site']}, fedethos {answer['version']}")
     typer.echo(f"state      {answer['state']}")
-    typer.echo(f"coordinator {answer['coordinator']}, {'connected' if answer['connected'] else 'not connected'}")
+    typer.echo(f"connection {'to' if answer['connected'] else 'NONE to'} {answer['coordinator']}")
     if isinstance(problem := answer["problem"], Mapping):
         typer.echo(f"problem    {problem['code']} {problem['what']} {problem['fix']}")
     if isinstance(request := answer["request"], Mapping):
@@ -107,8 +107,9 @@ def leave(
 
 def add_run_verbs(app: typer.Typer) -> None:
     """Register the verbs on the sub-command ``client``."""
-    for verb in (start, status, pause, resume, stop, leave):
-        app.command()(verb)
+    for verb in (start, status, pause, resume, stop):
+        app.command(epilog=f"Example: fedethos client {verb.__name__} ward/site.yaml")(verb)
+    app.command(epilog="Example: fedethos client leave 3f2a9c --site ward/site.yaml")(leave)
 
 
 def _call(site: Path, method: str, argument: Mapping[str, JsonValue] | None = None) -> dict[str, JsonValue]:

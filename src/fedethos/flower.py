@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid  # a node has no use for it, and no memory to spare
 
 __all__ = [
+    "Objects",
     "Run",
     "all_objects",
     "connections",
@@ -34,6 +35,9 @@ __all__ = [
     "with_content",
     "with_message_id",
 ]
+
+
+Objects: TypeAlias = "dict[str, InflatableObject]"
 
 
 def quiet_logs() -> None:
@@ -66,14 +70,14 @@ def unreadable(message: Message) -> Message:
 
 
 def message_from_wire(contents: dict[str, bytes], root: str, message_id: str) -> Message:
-    """The message whose ``all_objects`` these are, with the id that the SuperLink gave it."""
-    message = inflate_object_from_contents(root, dict(contents))
+    """The message whose ``all_objects`` these are, with the id that the SuperLink gave it. ``contents`` is emptied."""
+    message = inflate_object_from_contents(root, contents)
     if not isinstance(message, Message):
         raise TypeError("the root object is not a Message")
     return with_message_id(message, message_id)
 
 
-def all_objects(item: Message | RecordDict) -> dict[str, InflatableObject]:
+def all_objects(item: Message | RecordDict) -> Objects:
     """What Flower's transport sends for a message or record, by object id, the item itself last."""
     return get_all_nested_objects(item)
 
@@ -89,8 +93,11 @@ def wire_bytes(record: RecordDict) -> dict[str, bytes]:
 
 
 def rebuild_from_wire(contents: dict[str, bytes], root: str | None = None) -> RecordDict:
-    """The record that the receiver gets from ``wire_bytes``. ``root``: id of the record itself; None: the last one."""
-    record = inflate_object_from_contents(root or list(contents)[-1], dict(contents))
+    """The record that the receiver gets from ``wire_bytes``.
+
+    ``root``: id of the record itself; None: the last one. ``contents`` is emptied on the way, so that an adapter is not in memory twice.
+    """
+    record = inflate_object_from_contents(root or list(contents)[-1], contents)
     if not isinstance(record, RecordDict):
         raise TypeError("the root object is not a RecordDict")
     return record

@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -45,7 +44,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from fedethos.errors import FedethosError
 from fedethos.flower import all_objects, rebuild_from_wire, unreadable, with_content, with_message_id
-from fedethos.flower_fleet_client import Endpoint, FleetClient, RunEndedError, UnusableError, translated
+from fedethos.flower_fleet_client import Endpoint, FleetClient, RunEndedError, UnusableError, answered, translated
 from fedethos.storage import write_atomically
 
 __all__ = ["Endpoint", "FleetConnection", "RunEndedError"]
@@ -98,8 +97,8 @@ class FleetConnection:
         self._left.set()
         self._beats.join()
         if self._node is not None:
-            with suppress(httpx.HTTPError, ValueError):  # it will be missed after two heartbeats
-                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+            with suppress(FedethosError):  # it will be missed after two heartbeats
+                answered(self._client.DeactivateNode, DeactivateNodeRequest(node_id=self._node.node_id))
         self._client.close()
 
     @property
@@ -130,7 +129,7 @@ class FleetConnection:
         try:
             began = time.monotonic()
             node = self._activated()
-            response = translated(self._client.PullMessages, PullMessagesRequest(node=node))
+            response = answered(self._client.PullMessages, PullMessagesRequest(node=node))
             self._took = time.monotonic() - began
             self._failures, self.problem = 0, None
             if not response.messages_list:
@@ -148,8 +147,8 @@ class FleetConnection:
         """Tell the coordinator that the message arrived, so that it can drop its copy. Best effort: nothing depends on it."""
         if self._node is not None:
             confirm = make_confirm_message_received_fn_protobuf(self._client.ConfirmMessageReceived, self._node, message.metadata.run_id)
-            with suppress(httpx.HTTPError, ValueError):
-                confirm(message.metadata.message_id)
+            with suppress(FedethosError, RunEndedError):
+                answered(confirm, message.metadata.message_id)
 
     def send(self, reply: Message) -> None:
         """Deliver a reply. It keeps trying while the coordinator cannot be reached, until ``stop`` is set.
@@ -169,7 +168,7 @@ class FleetConnection:
             if time.time() > reply.metadata.created_at + reply.metadata.ttl:
                 raise RunEndedError
             node = self._activated()
-            pushed = translated(
+            pushed = answered(
                 self._client.PushMessages,
                 PushMessagesRequest(
                     node=node,
@@ -180,7 +179,7 @@ class FleetConnection:
             )
             push = make_push_object_fn_protobuf(self._client.PushObject, node, reply.metadata.run_id, pushed.session_id)
             contents = ((name, objects[name].deflate()) for name in pushed.objects_to_push if name in objects)
-            translated(lambda _: push_object_contents_from_iterable(contents, push), None)
+            answered(lambda _: push_object_contents_from_iterable(contents, push), None)
 
         self._until_it_works(attempt)
         self._last_message = time.monotonic()
@@ -208,7 +207,7 @@ class FleetConnection:
         if self._node is None:
             try:
                 request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL)
-                node = Node(node_id=translated(self._client.ActivateNode, request).node_id)
+                node = Node(node_id=answered(self._client.ActivateNode, request).node_id)
             except FedethosError as refusal:
                 node = self._still_active(refusal)
             if self._number is not None:
@@ -225,7 +224,7 @@ class FleetConnection:
 
     def _beat(self, node: Node) -> bool:
         request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_INTERVAL)
-        return bool(translated(self._client.SendNodeHeartbeat, request).success)
+        return bool(answered(self._client.SendNodeHeartbeat, request).success)
 
     def _whole(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: int) -> Message:
         """The announced message with its content. A coordinator that goes away now is waited for: it gives a message only once."""

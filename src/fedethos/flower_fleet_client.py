@@ -155,6 +155,14 @@ def translated(call: Callable[[Asked], Answer], request: Asked) -> Answer:
         raise _no_coordinator("its answer is not one of the Fleet API") from None
 
 
+def answered(call: Callable[[Asked], Answer], request: Asked) -> Answer:
+    """As ``translated``; an answer that is too large is NET-545 as well."""
+    try:
+        return translated(call, request)
+    except UnusableError:
+        raise _no_coordinator("its answer is too large") from None
+
+
 def _unreachable(error: httpx.TransportError) -> FedethosError:
     cause: BaseException | None = error
     while cause is not None:

@@ -117,8 +117,8 @@ def test_approve_signs_and_can_be_taken_back(open_hospital, capsys) -> None:
     assert run(["client", "approve", *words, "--yes"]) == 0
     assert hospital.job.sha256 in capsys.readouterr().out
     assert dict(hospital.approval().tensors) == hospital.tensors
-    assert run(["client", "approve", *words, "--withdraw"]) == 0
-    assert run(["client", "approve", *words, "--withdraw"]) == 7
+    assert run(["client", "leave", "--site", str(hospital.site_file)]) == 0
+    assert run(["client", "leave", "--site", str(hospital.site_file)]) == 7
 
 
 def test_without_an_answer_nothing_is_approved(open_hospital, monkeypatch) -> None:

@@ -177,6 +177,17 @@ def test_too_large_a_message_comes_without_content_and_can_be_answered(superlink
         assert len(superlink.state.get_message_res({asked}, superlink.run_id)) == 1
 
 
+def test_an_endless_answer_ends_the_request_and_not_the_node(superlink, key, monkeypatch) -> None:
+    superlink.register(key)
+    with connection(superlink, key) as fleet:
+        fleet.receive(plenty)
+        monkeypatch.setattr("fedethos.flower_fleet_client._LARGEST_RESPONSE", 10)
+        superlink.ask(fleet.node_id, "train", content())
+        assert fleet.receive(plenty) is None and fleet.problem is not None and fleet.problem.code == "NET-545"
+        monkeypatch.undo()
+        assert fleet.receive(plenty) is None and fleet.problem is None
+
+
 def test_an_object_that_is_not_the_announced_one_is_not_taken(superlink, key, monkeypatch) -> None:
     node_id = superlink.register(key)
     other = next(iter(wire_bytes(content(7)).values()))
