@@ -146,16 +146,15 @@ def _check_tensors(request: Request, approval: Approval, kind: str) -> None:
 
 def _check_residual(residual: Arrays, tensors: Shapes) -> None:
     """Pairs [d_out, k], [k, d_in] of adapted layers, with a k that a product of that size can need."""
-    left = dict(residual)
+    left = {name: array.shape for name, array in residual.items()}
     for name in tensors:
         if ".lora_B." not in name:
             continue
         layer = name.partition(".lora_B.")[0]
         d_out, d_in = tensors[name][0], tensors[lora_names(layer)[1]][1]
-        pair = [left.pop(one, None) for one in residual_names(layer)]
-        if pair == [None, None]:
+        b, a = (left.pop(one, None) for one in residual_names(layer))
+        if b is None and a is None:
             continue
-        b, a = (() if one is None else one.shape for one in pair)
         rank = b[-1] if b else 0
         if (b, a) != ((d_out, rank), (rank, d_in)) or not 1 <= rank <= min(d_out, d_in):
             raise _misfit()

@@ -85,15 +85,11 @@ class Hospital:
         return {name: np.zeros(shape, np.float32) for name, shape in self.tensors.items()}
 
     def approve(self) -> None:
-        write_approval(
-            self.state,
-            self.job,
-            self.site,
-            load_node_key(self.key),
-            base_sha256=Architecture.of(self.job).sha256,
-            tensors=self.tensors,
-            frozen={},
-        )
+        self.approve_with(base_sha256=Architecture.of(self.job).sha256)
+
+    def approve_with(self, *, base_sha256: str) -> None:
+        key = load_node_key(self.key)
+        write_approval(self.state, self.job, self.site, key, base_sha256=base_sha256, tensors=self.tensors, frozen={})
 
     def approval(self) -> Approval:
         return find_approval(self.state, self.job.sha256, self.key, self.site)

@@ -307,3 +307,63 @@ def test_the_hours_of_a_site_are_local_whatever_zone_the_clock_speaks(open_hospi
     hospital = open_hospital(site={"hours": "00:00-23:59"})
     assert hospital.site.may_train_at(datetime(2026, 1, 1, 12, 0, tzinfo=UTC))
     assert open_hospital(site={"hours": None}).site.may_train_at(NOON)
+
+
+LAYER = "base_model.model.encoder.q"
+PAIR = {f"{LAYER}.lora_A.weight": (2, 6), f"{LAYER}.lora_B.weight": (4, 2)}
+
+
+@pytest.fixture
+def with_residual(open_hospital) -> tuple[Hospital, Approval]:
+    """A job of fedex, which lets a residual travel with its adapter: layers of 4 x 6, rank 2."""
+    job = {
+        "task": "text-classification",
+        "model": {"path": "some-encoder"},
+        "data": {"text": "{age} years old", "features": None},
+        "federation": {"aggregation": "fedex"},
+    }
+    hospital = open_hospital(job=job)
+    hospital = Hospital(hospital.folder, hospital.job, hospital.site, PAIR)
+    hospital.approve_with(base_sha256="0" * 64)
+    return hospital, hospital.approval()
+
+
+def residual(b: tuple[int, ...] | None, a: tuple[int, ...] | None, layer: str = LAYER) -> dict[str, np.ndarray]:
+    parts = {f"{layer}.residual_B.weight": b, f"{layer}.residual_A.weight": a}
+    return {name: np.zeros(shape, np.float32) for name, shape in parts.items() if shape is not None}
+
+
+@pytest.mark.parametrize(
+    ("extra", "code"),
+    [
+        ({}, "ok"),
+        (residual((4, 1), (1, 6)), "ok"),
+        (residual((4, 4), (4, 6)), "ok"),
+        (residual((4, 5), (5, 6)), "SEC-645"),
+        (residual((4, 0), (0, 6)), "SEC-645"),
+        (residual((4, 2), (3, 6)), "SEC-645"),
+        (residual((6, 2), (2, 4)), "SEC-645"),
+        (residual((4, 2), None), "SEC-645"),
+        (residual(None, (2, 6)), "SEC-645"),
+        (residual((4,), (6,)), "SEC-645"),
+        (residual((4, 2), (2, 6), "base_model.model.classifier"), "SEC-645"),
+        (residual((4, 2_000), (2_000, 6)), "SEC-633"),
+    ],
+)
+def test_a_residual_fits_the_adapted_layers_or_gets_nothing(with_residual, extra: dict[str, np.ndarray], code: str) -> None:
+    hospital, approval = with_residual
+    asked = hospital.train(arrays={**hospital.arrays, **extra})
+    try:
+        check_request(asked, approval, hospital.site, None, NOON)
+        assert code == "ok"
+    except FedethosError as refusal:
+        assert refusal.code == code
+
+
+def test_a_residual_has_no_place_in_setup_or_in_another_job(with_residual, hospital) -> None:
+    extra = residual((2, 1), (1, 2), "layers.0")
+    assert ask(hospital, hospital.train(arrays={**hospital.arrays, **extra})) in ("SEC-632", "SEC-633")
+    lora, approval = with_residual
+    setup = message(SETUP, encode_request(SETUP, lora.request(round=0, arrays=residual((4, 1), (1, 6)))), "m0")
+    with pytest.raises(FedethosError, match="SEC-63"):
+        check_request(setup, approval, lora.site, None, NOON)
