@@ -23,6 +23,7 @@ from fedethos.storage import write_atomically
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
+_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "1048576"}  # glibc: give the memory of large messages back at once
 
 
 class SuperLink:
@@ -118,7 +119,7 @@ class SuperLink:
                 stdout=log,
                 stderr=log,
                 text=True,
-                env=self.environment,
+                env={**self.environment, **_MALLOC},
                 umask=0o077,
             )
         finally:

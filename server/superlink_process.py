@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import IO
 
 import uvicorn
+from anyio import to_thread
 from pydantic import BaseModel, ConfigDict
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fedethos.flower_superlink import superlink_app
+from fedethos.flower_superlink import Receive, Scope, Send, superlink_app
 from fedethos.server.gateway import Gateway, loopback_face
 from fedethos.server.mailbox import Mailbox
 
 HEADER_SECONDS = 15.0  # for a connection's first or next request line and headers, once its first byte came
 _BACKLOG = 1024
+_THREADS = 4  # Flower's handlers run in threads, and each has a database connection with a cache of 64 MB
 
 
 class Settings(BaseModel):
@@ -95,10 +97,17 @@ def main(stdin: IO[str] = sys.stdin) -> None:
     """Serve until SIGTERM or the end of standard input."""
     settings = Settings.model_validate_json(stdin.readline())
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    asyncio.run(_serve(settings, stdin))
+    factory = uvicorn.Config(_nothing).get_loop_factory()  # uvloop where it is installed: asyncio's own TLS takes twice as long
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_serve(settings, stdin))
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application of no use: uvicorn asks for one before it names its loop."""
 
 
 async def _serve(settings: Settings, stdin: IO[str]) -> None:
+    to_thread.current_default_thread_limiter().total_tokens = _THREADS
     app, mailbox = superlink_app(settings.database, settings.secret, settings.port), Mailbox()
     private = _Server(uvicorn.Config(loopback_face(app, mailbox), host="127.0.0.1", port=settings.port, **_QUIET))  # type: ignore[arg-type]
     gateway = Gateway(app, mailbox, Keys(Path(settings.keys)), _log_refusal)
