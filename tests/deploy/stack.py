@@ -79,7 +79,7 @@ class Stack:
                 [sys.executable, "-c", "from fedethos.cli import main; main()", *words],
                 stdout=out,
                 stderr=out,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder / "watch")},
             )
 
     def start_coordinator(self) -> None:
@@ -100,6 +100,11 @@ class Stack:
         found = [pid for pid in children(self.processes["coordinator"].pid) if module in _command(pid)]
         assert len(found) == 1
         os.kill(found[0], signal.SIGKILL)
+
+    def sockets(self) -> list[tuple[str, str, str]]:
+        """What all processes did with sockets so far: (program, audit event, address), in Python's words."""
+        lines = (self.folder / "watch" / "sockets.log").read_text().splitlines()
+        return [tuple(json.loads(line)) for line in lines]
 
     # --- runs ---
 
@@ -144,6 +149,17 @@ class Stack:
         raise AssertionError(f"it did not come so far: {json.dumps(self.status(), indent=1)}")
 
 
+WATCH = """
+import json, os, sys
+log = os.open(os.path.join(os.path.dirname(__file__), "sockets.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        address = arguments[1] if event in ("socket.connect", "socket.bind", "socket.sendto") else arguments[0]
+        os.write(log, (json.dumps([" ".join(sys.orig_argv[1:]), event, repr(address)]) + "\\n").encode())
+sys.addaudithook(hook)
+"""
+
+
 def make_stack(folder: Path) -> Stack:
     """Made, not started."""
     sites = [part for site in SITES for part in ("--site", site)]
@@ -155,6 +171,8 @@ def make_stack(folder: Path) -> Stack:
         document = yaml.safe_load(path.read_text())
         document |= {"caps": {"lifetime_epsilon": 200.0, "per_job_epsilon": 50.0}, "device": "cpu", "allow_unprotected": True}
         path.write_text(yaml.safe_dump(document))
+    (folder / "watch").mkdir()
+    (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     return Stack(folder)
 
 
