@@ -10,13 +10,17 @@ from fedethos.client.evaluator import predict
 from fedethos.client.memory import TokenBudget, is_out_of_memory
 from fedethos.client.model import NodeModel
 from fedethos.client.trainer import StepPlan, train_round
+from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.job import Lora, Training
+from fedethos.messages import Request
 from fedethos.models.adapter import attach_lora, recompute_activations
 from fedethos.privacy.engine import PlainEngine
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.randomness import SeededSource
+from fedethos.progress import Silent
+from fedethos.simulations.virtual_sites import open_federation
 
 PLAN = StepPlan(sampling_rate=0.9, expected_batch_size=10.0, noise_std=0.5)
 TRAINING = Training(local_steps=3, batch_size=10, learning_rate=1.0, optimizer="sgd", micro_batch_tokens=64)
@@ -141,3 +145,24 @@ def saved_bytes(model: NodeModel) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.logits(examples().inputs.batch(np.arange(12)))
     return sum(kept.values())
+
+
+@pytest.mark.parametrize("cache", ["off", "auto"])
+def test_a_private_job_with_gradient_checkpointing_trains_the_same(write_job, tmp_path, cache: str) -> None:
+    """The whole way: engine check before training, with and without cached layers below."""
+    updates = []
+    for checkpointing in (False, True):
+        job = load_job(write_job(training={"gradient_checkpointing": checkpointing, "cache_frozen_prefix": cache}))
+        ledger = tmp_path / f"{checkpointing}.sqlite"
+        with open_federation(job, base=tmp_path, scratch=tmp_path, ledger=ledger, observer=Silent(), run="r", only=1) as federation:
+            layers = [module for module in federation.model.forward.modules() if getattr(module, "gradient_checkpointing", False)]
+            assert bool(layers) == checkpointing
+            node = federation.nodes[1]
+            asked = Request(job_sha256=job.sha256, run="r", round=1, attempt=0, arrays=node.model.read())
+            updates.append(node.train(asked).arrays)
+    assert all(np.allclose(updates[0][name], updates[1][name], atol=1e-6) for name in updates[0])
+
+
+def test_opacus_hooks_are_refused_under_gradient_checkpointing(write_job) -> None:
+    with pytest.raises(FedethosError, match="CFG-252"):
+        load_job(write_job(training={"gradient_checkpointing": True}, privacy={"engine": "opacus"}))
