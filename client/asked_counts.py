@@ -42,6 +42,18 @@ def check_layout(split: SplitName, layout: Layout, job: Job) -> None:
         )
 
 
+def check_personal(request: Request, job: Job) -> None:
+    """SEC-652 when counts of the site's own adapter are asked for, and the job does not release them."""
+    personal = job.training.personal
+    if request.personal and (personal is None or not personal.release_counts):
+        raise FedethosError(
+            "SEC-652",
+            "Counts of the personal adapter were asked for that the approved job does not release.",
+            where="training.personal.release_counts",
+            why="Nothing was computed.",
+        )
+
+
 def _fit(rules: GroupRules, attribute: str, job: Job) -> bool:
     coin = job.policy is not None and job.policy.allow_randomized_decisions
     return len(rules.rules) == len(job.attributes[attribute]) + 1 and (coin or not rules.randomized)

@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from fedethos.aggregation import WITH_RESIDUAL, is_residual, lora_names, residual_names
 from fedethos.client.approvals import Approval, Shapes
-from fedethos.client.asked_counts import check_layout, layout_of
+from fedethos.client.asked_counts import check_layout, check_personal, layout_of
 from fedethos.client.cell_weights import accepted_weights
 from fedethos.client.history import History
 from fedethos.client.spending import check_protection
@@ -179,6 +179,7 @@ def _check_wishes(request: Request, job: Job, kind: str) -> None:
         if request.split is None:
             raise FedethosError("SEC-630", "An evaluate message names no split.", why="Nothing was computed.")
         check_layout(request.split, layout, job)
+        check_personal(request, job)
         if layout.wanted:
             layout.predictions(len(job.data.label.values))
         elif job.privacy.mode != "none":

@@ -106,7 +106,7 @@ def _check_counts(reply: EvaluateReply, request: Request, approval: Approval, le
             raise _held_back("SEC-662", "states noise, and the job has no privacy")
         return
     _check_epsilon(reply.epsilon, job)
-    event = _paid(reply, purpose_of(layout.wanted, request.split or "test"), request, approval, ledger).event
+    event = _paid(reply, purpose_of(layout.wanted, request.split or "test", personal=request.personal), request, approval, ledger).event
     if not isinstance(event, CountRelease) or event.sigma != reply.sigma:
         raise _held_back("SEC-663", "has another noise than was paid for")
 

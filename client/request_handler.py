@@ -149,7 +149,7 @@ def _stored(kind: str, request: Request, plan: CommittedPlan | None) -> RecordDi
         stored = plan.stored_reply(TRAIN, request.round)
         return None if stored is None else encode_reply(stored_update(stored))
     if kind == EVALUATE and request.split is not None:
-        stored = plan.stored_reply(purpose_of(layout_of(request).wanted, request.split), request.round)
+        stored = plan.stored_reply(purpose_of(layout_of(request).wanted, request.split, personal=request.personal), request.round)
         return None if stored is None else encode_reply(stored_counts(stored))
     return None
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fedethos.client.node import Node
+from fedethos.client.personal import PersonalAdapter
 from fedethos.client.site_records import checked_task, make_examples, random_sources, read_records, split_site
 from fedethos.client.spending import declared_size
 from fedethos.data.removal import read_removed, without_removed
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_site_node(job: Job, site: SiteDocument, folder: Path) -> Iterator[Node]:
-    """The node of ``site`` for ``job``, without a ledger plan. Its temporary files go when it is left.
+def open_site_node(job: Job, site: SiteDocument, folder: Path, run: str) -> Iterator[Node]:
+    """The node of ``site`` for ``run`` of ``job``, without a ledger plan. Its temporary files go when it is left.
 
     Parameters
     ----------
@@ -56,4 +57,5 @@ def open_site_node(job: Job, site: SiteDocument, folder: Path) -> Iterator[Node]
             ledger=None,
             source_of=random_sources(job, name, secure=job.privacy.secure_rng is not False),
             rank=job.federation.sites[name].rank,
+            personal=PersonalAdapter(folder / site.state / "personal" / run) if job.training.personal else None,
         )

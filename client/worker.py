@@ -21,10 +21,11 @@ from flwr.app import Context, Message, RecordDict
 
 from fedethos.client.app import Answers, build_client_app
 from fedethos.client.frames import BrokenConnectionError, Order, receive_record, send_record
+from fedethos.errors import FedethosError
 from fedethos.flower import identify_process, quiet_logs
 from fedethos.job import Job
 from fedethos.logs import incident_log, structured_log
-from fedethos.messages import SETUP
+from fedethos.messages import ERROR, SETUP
 from fedethos.site import SiteDocument, load_site
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Worker:
         self._site, self._folder = site, folder
         self._resources = ExitStack()
         self._open: tuple[str, str] | None = None
+        self._set_up = False  # whether the node has the frozen tensors of its run
         self._node: Node | None = None
 
     def __enter__(self) -> Worker:
@@ -53,7 +55,9 @@ class Worker:
         """The ClientApp's reply; a failure of any kind is a code and an incident id in it."""
         app = build_client_app(lambda context: self._node_for(order))
         message = Message(record, dst_node_id=1, message_type=order.message_type)
-        return app(message, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})).content
+        reply = app(message, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})).content
+        self._set_up = self._set_up or (order.message_type == SETUP and ERROR not in reply)
+        return reply
 
     def _node_for(self, order: Order) -> Answers:
         job = Job.model_validate_json(order.job)
@@ -63,8 +67,14 @@ class Worker:
             from fedethos.client.site_node import open_site_node
 
             use_device(self._site)
-            self._node = self._resources.enter_context(open_site_node(job, self._site, self._folder))
+            self._node = self._resources.enter_context(open_site_node(job, self._site, self._folder, order.run))
             self._open = job.sha256, order.run
+        if order.message_type != SETUP and self._node.model.frozen_names and not self._set_up:
+            raise FedethosError(
+                "NODE-540",
+                "This process has not been set up for the run: it was started in its middle.",
+                why="It lacks the tensors that travel once. The coordinator sends them and asks again.",
+            )
         if order.message_type != SETUP and self._node.ledger is None and job.privacy.mode != "none":
             self._node.ledger = self._committed(job, order.run)
         return self._node
@@ -79,6 +89,7 @@ class Worker:
 
     def _close(self) -> None:
         self._open = self._node = None
+        self._set_up = False
         self._resources.close()
         self._resources = ExitStack()
 

@@ -123,9 +123,9 @@ class Allotment:
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
-def purpose_of(parts: Iterable[str], population: Population) -> str:
+def purpose_of(parts: Iterable[str], population: Population, *, personal: bool = False) -> str:
     """Name of the allotment that pays for a release of these parts of count tables, such as ``groups+scores/test``."""
-    return f"{'+'.join(sorted(parts))}/{population}"
+    return f"{'personal-' * personal}{'+'.join(sorted(parts))}/{population}"
 
 
 def event_to_json(event: Event) -> dict[str, JsonValue]:

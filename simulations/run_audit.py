@@ -110,7 +110,7 @@ def _check_statement(job: Job, stated: Mapping[str, _Stated], rounds: Sequence[R
         return epsilon_after(
             noise_multiplier=site.noise_multiplier,
             sampling_rate=site.sampling_rate,
-            steps=sum(line.sites.get(name) == "sent" for line in rounds) * job.training.local_steps,
+            steps=sum(line.sites.get(name) == "sent" for line in rounds) * job.charged_steps,
             delta=site.delta,
             adjacency=job.privacy.adjacency,
         )

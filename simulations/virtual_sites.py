@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedethos.client.model import NodeModel
 from fedethos.client.node import Node
+from fedethos.client.personal import PersonalAdapter
 from fedethos.client.site_records import Splits, checked_task, make_examples, random_sources, split_site
 from fedethos.client.site_records import read_records as read_site_records
 from fedethos.client.task import Task
@@ -145,6 +146,7 @@ def open_federation(
     observer: Observer,
     run: str = "run",
     only: int | None = None,
+    personal: Path | None = None,
     records: Records | None = None,
     spoil: Spoil = lambda records: records,
 ) -> Iterator[Federation]:
@@ -160,6 +162,9 @@ def open_federation(
         Names this run in the ledger.
     only : int, optional
         Open the node of this site alone.
+    personal : Path, optional
+        Where sites of a job with ``training.personal`` keep their own adapters, each in a folder named by its node id; default: among
+        the temporary files.
     spoil : callable
         What attackers do to their records (``simulations/attacks.py``).
 
@@ -189,6 +194,7 @@ def open_federation(
                 declared_size=site.declared_size,
                 ledger=committed.get(site.name),
                 source_of=random_sources(job, site.name, secure=job.privacy.secure_rng is True),
+                personal=PersonalAdapter((personal or scratch / "personal") / str(node_id)) if job.training.personal else None,
                 rank=job.federation.sites[site.name].rank if site.name in job.federation.sites else None,
             )
         yield Federation(task, sites, nodes)

@@ -107,7 +107,7 @@ def structured_log(path: Path | None, *, component: str, most_bytes: int = _MOST
     """
     handler = logging.StreamHandler(sys.stderr) if path is None else _rotating(path, most_bytes, kept)
     handler.setFormatter(JsonLines(component))
-    handler.addFilter(lambda record: record.name != INCIDENTS)
+    handler.addFilter(lambda record: not f"{record.name}.".startswith(f"{INCIDENTS}."))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)

@@ -43,7 +43,14 @@ VERSION = re.compile(r"\d[0-9A-Za-z.+!_-]{0,31}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _INCIDENT = re.compile(r"[0-9a-f]{0,32}")
 
-_LAYOUT = {"cuts": list, "edge": int, "attribute": str, "group-cuts": list, "rules": list}  # optional keys of an evaluate request
+_LAYOUT = {
+    "cuts": list,
+    "edge": int,
+    "attribute": str,
+    "group-cuts": list,
+    "rules": list,
+    "personal": bool,
+}  # optional keys of an evaluate request
 _N = TypeVar("_N", int, float)
 
 SplitName = Literal["train", "validation", "test"]
@@ -67,7 +74,8 @@ class Request:
     refused this site's last reply. For ``query.setup`` only: ``fedethos``, the coordinator's version. For ``train`` only:
     ``cell_weights`` in the order of ``fedethos/cells.py``. For ``evaluate`` only: ``split``, and which noisy tables a private job wants
     (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables or, in its place,
-    one decision rule for each group of ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``.
+    one decision rule for each group of ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``;
+    ``personal``: of the site's own adapter in place of the one in ``arrays`` (which stands in for one that is not there yet).
     """
 
     job_sha256: str
@@ -84,6 +92,7 @@ class Request:
     cell_weights: tuple[float, ...] | None = None
     refused: str | None = None
     fedethos: str | None = None
+    personal: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,8 @@ def encode_request(message_type: str, request: Request) -> RecordDict:
             config["edge"] = request.edge
         if request.attribute is not None:
             config["attribute"] = request.attribute
+        if request.personal:
+            config["personal"] = True
     if message_type == TRAIN and request.cell_weights is not None:
         config["cell-weights"] = list(request.cell_weights)
     if message_type == SETUP and request.fedethos is not None:
@@ -214,6 +225,7 @@ def decode_request(message: Message) -> Request:
         cell_weights=_numbers(config, "cell-weights", float),
         refused=refused,  # type: ignore[arg-type]
         fedethos=version,  # type: ignore[arg-type]
+        personal=config.get("personal") is True,
     )
 
 

@@ -22,6 +22,8 @@ from fedethos.site import SiteDocument
 SIZES = {"federation": {"sites": {name: {"declared_size": 300} for name in ("site-1", "site-2", "site-3")}}}
 OPEN = {"privacy": {"mode": "none", "epsilon": None, "secure_rng": False}}
 
+RUN = "small-0123abcd"
+
 
 def site(**changes: object) -> SiteDocument:
     document = {
@@ -52,7 +54,7 @@ def test_the_site_names_its_file_its_values_its_salt_and_its_model(
     elsewhere = job.model_copy(
         update={"model": job.model.model_copy(update={"path": "/not/here", "sha256": content_hash(tmp_path / "model")})}
     )
-    with open_site_node(elsewhere, here, tmp_path) as node:
+    with open_site_node(elsewhere, here, tmp_path, RUN) as node:
         assert node.model.base_sha256 == content_hash(tmp_path / "model")
         assert node.job.sha256 == elsewhere.sha256 and node.declared_size == 300 and node.ledger is None
         assert isinstance(node.source_of(1, 0), SecureSource)
@@ -70,7 +72,7 @@ def test_a_round_at_a_real_site_is_that_of_a_virtual_one(write_job: Callable[...
         theirs = virtual.train(request(job, start, 1)).arrays
         rows = _rows_of_site(job, tmp_path)
     whole.iloc[rows].to_csv(tmp_path / "export.csv", index=False)
-    with open_site_node(job, site(allow_unprotected=True), tmp_path) as node:
+    with open_site_node(job, site(allow_unprotected=True), tmp_path, RUN) as node:
         ours = node.train(request(job, start, 1)).arrays
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
@@ -97,5 +99,5 @@ def _rows_of_site(job: Job, base: Path) -> np.ndarray:
 )
 def test_what_does_not_fit_is_refused(write_job: Callable[..., Path], adult_rows: Path, tmp_path: Path, changes, code: str) -> None:
     shutil.copy(adult_rows, tmp_path / "export.csv")
-    with pytest.raises(FedethosError, match=code), open_site_node(load_job(write_job(**SIZES)), site(**changes), tmp_path):
+    with pytest.raises(FedethosError, match=code), open_site_node(load_job(write_job(**SIZES)), site(**changes), tmp_path, RUN):
         pass

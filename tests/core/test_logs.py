@@ -69,7 +69,9 @@ def test_details_go_to_the_incident_log_alone(tmp_path: Path) -> None:
     with structured_log(structured, component="worker"), incident_log(details):
         assert not details.exists()
         logging.getLogger(INCIDENTS).error("incident %s", "0badcafe", exc_info=ValueError(CANARY))
+        logging.getLogger(f"{INCIDENTS}.training").warning("round %d", 3)
     assert structured.read_text() == ""
+    assert "round 3" in details.read_text()
     assert "0badcafe" in details.read_text() and CANARY in details.read_text()
     assert stat.S_IMODE(details.stat().st_mode) == 0o600
 
