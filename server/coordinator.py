@@ -20,7 +20,7 @@ import fedethos
 from fedethos.control.wire import JsonObject
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
-from fedethos.server.live import LiveState, read_live
+from fedethos.server.live import LiveState, Problem, read_live
 from fedethos.server.notify import Notifier
 from fedethos.server.places import Places
 from fedethos.server.queue import Entry, Queue, Status
@@ -57,6 +57,11 @@ class Coordinator:
         self._lock = threading.RLock()
         self.stopping = threading.Event()
 
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites whose keys are answered now."""
+        return sorted(self._known)
+
     # --- life ---
 
     def start(self) -> None:
@@ -88,6 +93,10 @@ class Coordinator:
                 self._keep_run()
             except httpx.HTTPError as failure:  # the SuperLink is going or coming; the next tick sees which
                 _log.warning("the SuperLink did not answer", exc_info=failure)
+            except FedethosError as refusal:
+                if refusal.code == "NET-516":
+                    raise
+                _log.error("something could not be done and is tried again", exc_info=refusal)  # a full disk, for example
 
     def _keep_superlink(self) -> None:
         if self._superlink.alive:
@@ -99,7 +108,7 @@ class Coordinator:
     def _register(self) -> None:
         """Read trust.yaml when it has changed or a new day has begun."""
         today = datetime.now(UTC).date()
-        stamp = (self._server.trust.stat().st_mtime, today.isoformat())
+        stamp = (_changed_at(self._server.trust), today.isoformat())
         if stamp == self._trust_read:
             return
         try:
@@ -187,6 +196,11 @@ class Coordinator:
     def _again(self, entry: Entry, *, crashed: bool) -> None:
         entry.crashes += crashed
         if entry.crashes > MOST_CRASHES:
+            entry.problem = Problem(
+                code="RUN-975",
+                what=f"The round loop died {entry.crashes} times without finishing a round.",
+                fix=f"Look into {self.places.log / 'serverapp.log'}, mend the cause, then: fedethos server resume {entry.run}",
+            )
             self._close(entry, Status.FAILED)
             return
         if crashed:
@@ -211,8 +225,8 @@ class Coordinator:
         """``{"job": path of a job.yaml}`` to ``{"run": name}``."""
         path = Path(str(argument["job"]))
         job = load_job(path)
+        missing = sorted(set(job.federation.sites) - set(load_trust(self._server.trust).keys_on(datetime.now(UTC).date())))
         with self._lock:
-            missing = sorted(set(job.federation.sites) - set(self._known))
             entry = self._queue.submit(job, path.parent)
         self._tell("run-submitted", {"run": entry.run})
         return {"run": entry.run, "job_sha256": entry.job_sha256, "without_key": missing}
@@ -293,3 +307,11 @@ class Coordinator:
 
     def _tell(self, event: str, facts: JsonObject) -> None:
         self._notifier.tell(event, {"time": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
+
+
+def _changed_at(path: Path) -> float:
+    """0.0 for a file that is not there, as in the moment in which an editor replaces it."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

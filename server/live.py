@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -100,7 +101,8 @@ class LiveFile:
         self._write()
 
     def _write(self) -> None:
-        write_atomically(self._path, self.state.model_dump_json().encode())
+        with suppress(FedethosError):  # a full disk: the checkpoint will say so, and showing progress must not fail a run
+            write_atomically(self._path, self.state.model_dump_json().encode())
 
 
 def read_live(path: Path) -> LiveState | None:

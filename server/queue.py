@@ -52,7 +52,6 @@ class Entry(BaseModel):
     crashes: int = 0
     round: int = 0
     problem: Problem | None = None
-    fresh: bool = True  # no status of the gone ServerApp counts any more
 
 
 class Queue:

@@ -1,4 +1,8 @@
-"""From the keys of ``trust.yaml`` to the nodes of the SuperLink: register, unregister, admit at the gateway, remember."""
+"""From the keys of ``trust.yaml`` to the nodes of the SuperLink: register, admit at the gateway, remember.
+
+What locks a key out is the gateway, the only way to the fleet routes. It stays registered behind it, because Flower never takes a key
+again that was unregistered once, and a key may come back: its days begin anew, or a revocation was a mistake.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ class Known:
 def synchronise(superlink: SuperLink, trust: Trust, today: date, path: Path) -> dict[str, Known]:
     """Make the SuperLink and its gateway answer exactly the keys that ``trust`` allows ``today``, and write ``path`` (sites.json).
 
-    A key that is no longer allowed is locked out at the gateway before anything else happens.
+    A key that is no longer allowed is locked out before anything else happens.
     """
     keys = trust.keys_on(today)
     superlink.admit({key: name for name, key in keys.items()})
@@ -37,13 +41,5 @@ def synchronise(superlink: SuperLink, trust: Trust, today: date, path: Path) -> 
 
 
 def _registered(client: SuperLinkClient, keys: Mapping[str, bytes]) -> dict[bytes, int]:
-    wanted = {key: name for name, key in keys.items()}
-    node_ids = {}
-    for node in client.nodes():
-        if node.public_key in wanted:
-            node_ids[node.public_key] = node.node_id
-        else:
-            client.unregister(node.node_id)
-    for key in wanted.keys() - node_ids.keys():
-        node_ids[key] = client.register(key, wanted[key])
-    return node_ids
+    node_ids = {node.public_key: node.node_id for node in client.nodes()}
+    return {key: node_ids[key] if key in node_ids else client.register(key, name) for name, key in keys.items()}

@@ -18,7 +18,7 @@ _TICK_SECONDS = 0.25
 _log = logging.getLogger(__name__)
 
 
-def serve(server: ServerFolder, *, finished: Callable[[Path], object], ready: Callable[[], None]) -> None:
+def serve(server: ServerFolder, *, finished: Callable[[Path], object], ready: Callable[[list[str]], None]) -> None:
     """Run the coordinator until SIGTERM, SIGINT or ``fedethos server stop``.
 
     Parameters
@@ -26,7 +26,7 @@ def serve(server: ServerFolder, *, finished: Callable[[Path], object], ready: Ca
     finished : callable
         Called with the run folder of each completed run, to render its report.
     ready : callable
-        Called once the gateway answers.
+        Called with the names of the sites once the gateway answers.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def serve(server: ServerFolder, *, finished: Callable[[Path], object], ready: Ca
             try:
                 coordinator.start()
                 control.set_serving()
-                ready()
+                ready(coordinator.sites)
                 while not coordinator.stopping.wait(_TICK_SECONDS):
                     coordinator.tick()
             finally:

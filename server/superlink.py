@@ -66,7 +66,7 @@ class SuperLink:
         host, public_port = self._server.address
         if not (self._folder / "keys.json").exists():
             self.admit({})
-        settings = {
+        settings: dict[str, str | int] = {
             "database": str(self._folder / "superlink.sqlite"),
             "secret": self._secret,
             "port": self.port,
@@ -76,23 +76,20 @@ class SuperLink:
             "key": str(self._server.key),
             "keys": str(self._folder / "keys.json"),
         }
-        log = os.open(self._folder / "superlink.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedethos.server.superlink_process"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                text=True,
-                env=self.environment,
-                umask=0o077,
-            )
-        finally:
-            os.close(log)
-        assert self._process.stdin is not None  # noqa: S101 (it is a pipe)
-        self._process.stdin.write(json.dumps(settings) + "\n")
-        self._process.stdin.flush()
-        self._wait_until_healthy()
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            self._spawn(settings)
+            if self._is_up(end):
+                return
+            self.stop()
+            time.sleep(1.0)  # the port may still be held by a process of a coordinator that was killed
+        raise FedethosError(
+            "NET-516",
+            "The SuperLink did not start.",
+            where=str(self._folder / "superlink.log"),
+            why="Its address is taken, its certificate or key does not load, or its database is damaged.",
+            fix="Run: fedethos server doctor",
+        )
 
     def stop(self) -> None:
         """Ask it to leave, and make it leave after ten seconds."""
@@ -112,20 +109,30 @@ class SuperLink:
         self.stop()
         self.client.close()
 
-    def _wait_until_healthy(self) -> None:
-        end = time.monotonic() + _START_SECONDS
+    def _spawn(self, settings: Mapping[str, str | int]) -> None:
+        log = os.open(self._folder / "superlink.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "fedethos.server.superlink_process"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                text=True,
+                env=self.environment,
+                umask=0o077,
+            )
+        finally:
+            os.close(log)
+        if self._process.stdin is not None:  # it stays open: its end tells the process that the coordinator is gone
+            self._process.stdin.write(json.dumps(settings) + "\n")
+            self._process.stdin.flush()
+
+    def _is_up(self, end: float) -> bool:
         while self.alive and time.monotonic() < end:
             if healthy(self.port) and accepts(*self._server.address):
-                return
+                return self.alive
             time.sleep(0.1)
-        self.stop()
-        raise FedethosError(
-            "NET-516",
-            "The SuperLink did not start.",
-            where=str(self._folder / "superlink.log"),
-            why="Its address is taken, its certificate or key does not load, or its database is damaged.",
-            fix="Run: fedethos server doctor",
-        )
+        return False
 
 
 def healthy(port: int) -> bool:

@@ -58,7 +58,10 @@ def doctor(document: Document = _DEFAULT, as_json: AsJson = False) -> None:
 
 @server_app.command()
 def start(document: Document = _DEFAULT) -> None:
-    """Start the coordinator and stay in the foreground, as systemd and Docker want it. SIGTERM stops it between two rounds."""
+    """Start the coordinator and stay in the foreground, as systemd and Docker want it. SIGTERM stops it; its runs are kept.
+
+    Example: fedethos server start --server /etc/fedethos/server.yaml
+    """
     from fedethos.server.serving import serve
     from fedethos.server_document import load_server
 
@@ -68,7 +71,13 @@ def start(document: Document = _DEFAULT) -> None:
         render_report(folder)
 
     server = load_server(document)
-    serve(server, finished=render, ready=lambda: typer.echo(f"The coordinator listens on {server.document.address}.", err=True))
+
+    def ready(sites: list[str]) -> None:
+        known = f"It answers {len(sites)} sites: {', '.join(sites)}." if sites else "trust.yaml has no site with a valid key yet."
+        typer.echo(f"The coordinator listens on {server.document.address}. {known}", err=True)
+        typer.echo(f"State: {server.state}. Next, in another terminal: fedethos server submit JOB --server {document}", err=True)
+
+    serve(server, finished=render, ready=ready)
     typer.echo("The coordinator has stopped. Its runs go on at the next start.", err=True)
 
 
@@ -78,7 +87,10 @@ def submit(
     document: Document = _DEFAULT,
     as_json: AsJson = False,
 ) -> None:
-    """Put a job into the queue. Each site has to approve the same file before it takes part."""
+    """Put a job into the queue. Each site has to approve the same file before it takes part.
+
+    Example: fedethos server submit job.yaml --server /etc/fedethos/server.yaml
+    """
     import json
 
     from fedethos.documents import load_job
@@ -101,7 +113,10 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it live until Ctrl-C.")] = False,
 ) -> None:
-    """Show sites, runs, rounds, refusals and deadlines."""
+    """Show sites, runs, rounds, refusals and deadlines.
+
+    Example: fedethos server status --watch --server /etc/fedethos/server.yaml
+    """
     import json
 
     from fedethos.server_view import print_status, watch_status

@@ -23,7 +23,6 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
-    UnregisterNodeRequest,
 )
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushAppMessagesRequest
@@ -222,19 +221,12 @@ class SuperLinkClient:
 
     def nodes(self) -> list[NodeState]:
         found = self._control.ListNodes(ListNodesRequest()).nodes_info
-        return [
-            NodeState(node.node_id, node.public_key, node.status == NodeStatus.ONLINE)
-            for node in found
-            if node.status != NodeStatus.UNREGISTERED
-        ]
+        return [NodeState(node.node_id, node.public_key, node.status == NodeStatus.ONLINE) for node in found]
 
     def register(self, public_key: bytes, name: str) -> int:
         """Node id of a new key (PEM)."""
         node_id: int = self._control.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name)).node_id
         return node_id
-
-    def unregister(self, node_id: int) -> None:
-        self._control.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
     def start_run(self, bundle: bytes, config: Mapping[str, str | int]) -> int:
         """Id of the new run, whose ServerApp then waits for ``acquire``."""
