@@ -61,6 +61,7 @@ class RequestHandler:
         self._resources = ExitStack()
         self._ledger: Ledger | None = None
         self._plans: dict[tuple[str, str], SpendingPlan] = {}
+        self._setup: tuple[Order, RecordDict] | None = None
         self._history: History
 
     def __enter__(self) -> RequestHandler:
@@ -130,7 +131,7 @@ class RequestHandler:
         order = Order(job=approval.job.model_dump_json(by_alias=True), run=request.run, message_type=kind)
         for _ in range(_TRIES):
             try:
-                return self._worker.ask(order, content)
+                return self._asked(order, content)
             except WorkerDiedError as death:
                 log.error("the worker died", extra={"run": request.run, "round": request.round, "exit_status": death.status})
         raise FedethosError(
@@ -139,6 +140,14 @@ class RequestHandler:
             why="What it had begun to release stays paid in the ledger.",
             fix="Look for a lack of memory in the system's log; memory_gb in site.yaml and training.micro_batch_tokens bound it.",
         )
+
+    def _asked(self, order: Order, content: RecordDict) -> RecordDict:
+        """The worker's answer. A worker that was started in the middle of a run is given the run's setup first: what travels only once."""
+        if order.message_type == SETUP:
+            self._setup = order, content
+        elif self._worker.pid is None and self._setup is not None and self._setup[0].run == order.run:
+            self._worker.ask(*self._setup)
+        return self._worker.ask(order, content)
 
 
 def _stored(kind: str, request: Request, plan: CommittedPlan | None) -> RecordDict | None:

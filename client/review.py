@@ -35,7 +35,7 @@ _LONGEST_STATEMENT = 200  # bytes of the statement beside tensors or counts
 
 @dataclass(frozen=True, kw_only=True)
 class Leaving:
-    """One kind of message. ``times``: the most in a whole run. ``basis`` as in docs/privacy.md."""
+    """One kind of message. ``times``: the most different ones in a whole run. ``basis`` as in docs/privacy.md."""
 
     what: str
     contents: tuple[str, ...]

@@ -8,6 +8,7 @@ from fedethos.client.review import Cost, Leaving, Review
 from fedethos.wording import duration, size
 
 _SHOWN = 3  # names of tensors on the terminal; the page and --json have all
+_REPEATED = ("repeated", "a message that got lost is sent again, the same bytes, which tell nothing new and cost nothing")
 _NEIGHBOURS = {"add-remove": "added or removed", "replace-one": "replaced"}
 
 
@@ -35,7 +36,7 @@ def parts(review: Review) -> tuple[Part, ...]:
     return (
         Part("What will run", _running(review)),
         Part("What it reads", review.reads),
-        Part("What leaves, and nothing else", tuple((one.what, _leaving(one)) for one in review.leaving)),
+        Part("What leaves, and nothing else", (*((one.what, _leaving(one)) for one in review.leaving), _REPEATED)),
         Part("What it costs", _cost(review.cost)),
         Part("How long", _effort(review)),
         Part("What this site decides (site.yaml)", review.decisions),

@@ -22,12 +22,17 @@ class WorkerHere:
         self.hospital, self.deaths = hospital, deaths
         self.worker = Worker(hospital.site, hospital.folder)
         self.paid: list[int] = []
+        self.asked: list[str] = []
+        self.pid: int | None = None
         self.change = lambda reply: reply
 
     def ask(self, order: Order, record: RecordDict) -> RecordDict:
         self.paid.append(len(plans(self.hospital)))
-        if self.deaths:
+        self.asked.append(order.message_type)
+        self.pid = 1
+        if self.deaths and order.message_type != SETUP:
             self.deaths -= 1
+            self.pid = None
             raise WorkerDiedError(-9)
         return self.change(self.worker.answer(order, record))
 
@@ -79,6 +84,16 @@ def test_a_worker_that_dies_once_is_asked_again_and_twice_is_an_error(hospital: 
     worker = WorkerHere(hospital, deaths=2)
     refusal = answered(hospital, hospital.train(message_id="m2", round=2), worker)
     assert refusal.code == "NODE-543" and isinstance(decode_reply("train", refusal.reply), ErrorReply)
+
+
+def test_a_worker_that_was_started_in_the_middle_of_a_run_is_set_up_first(hospital: Hospital) -> None:
+    """The frozen tensors travel once; a fresh worker would not have them."""
+    worker = WorkerHere(hospital, deaths=1)
+    setup = message(SETUP, encode_request(SETUP, hospital.request(round=0, arrays={})), "m0")
+    with RequestHandler(hospital.site, hospital.folder, worker) as handler:
+        for asked in (setup, hospital.train()):
+            assert handler.answer(asked, known=False, kept=None, on_checked=lambda request: None).code is None
+    assert worker.asked == [SETUP, "train", SETUP, "train"]
 
 
 def test_a_reply_that_was_kept_is_checked_like_any_other(hospital: Hospital) -> None:
