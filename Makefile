@@ -4,15 +4,18 @@
 #   make install TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu    another build of torch (PyPI's holds CUDA on Linux)
 #   make test TESTS=tests/privacy WORKERS=1                              some tests, one process
 #   make bench ONLY=privacy                                              one part
+#   make image DOCKER_NETWORK=host                                       where the engine has no bridge network
 
 PYTHON ?= python3
 WORKERS ?= 2
 TESTS ?= tests
 BIN := .venv/bin
 INSTALLED := .venv/installed
+FEDETHOS_IMAGE ?= fedethos:latest
+DOCKER_NETWORK ?= default
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo test lint bench wheel wheelhouse clean
+.PHONY: help install demo test lint bench wheel wheelhouse image test-docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
@@ -54,6 +57,13 @@ wheelhouse: wheel ## wheels of the package and all it needs, with hashes, for ma
 	$(if $(TORCH_INDEX_URL),$(PIP) wheel --quiet -c constraints.txt --no-deps --index-url $(TORCH_INDEX_URL) -w build/wheelhouse torch)
 	$(PIP) wheel --quiet -c constraints.txt --find-links build/wheelhouse -w build/wheelhouse dist/*.whl
 	$(BIN)/python scripts/wheelhouse.py build/wheelhouse
+
+image: wheelhouse ## build the image of coordinator and node from the wheelhouse
+	docker build --network $(DOCKER_NETWORK) -t $(FEDETHOS_IMAGE) -f docker/Dockerfile build/wheelhouse
+
+test-docker: ## build the image and run the compose stack through a job, with a killed site and a killed coordinator
+	@docker version >/dev/null 2>&1 || { echo 'SKIPPED: no Docker engine answers (docker version).'; exit 0; }; \
+	  $(MAKE) image && FEDETHOS_DOCKER=1 FEDETHOS_IMAGE=$(FEDETHOS_IMAGE) $(BIN)/python -m pytest -rs tests/docker
 
 clean: ## remove what was built; keep .venv and runs
 	rm -rf build dist fedethos.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

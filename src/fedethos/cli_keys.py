@@ -23,11 +23,15 @@ def trial(
     connect: Annotated[str | None, typer.Option(help="host:port that the sites connect to; none: the same.")] = None,
     hosts: Annotated[list[str] | None, typer.Option("--host", help="Another name or address of the coordinator; repeat it.")] = None,
 ) -> None:
-    """Make an authority, a server certificate, a key for each site, and their documents. Not for production."""
+    """Make an authority, a server certificate, and for each site a key, documents and public records. Not for production."""
+    from fedethos.simulations.trial_records import write_trial_records
     from fedethos.trial import DAYS, make_trial
 
     names = sites or ["site-1", "site-2", "site-3"]
     make_trial(folder, sites=names, address=address, hosts=hosts or (), connect=connect)
+    write_trial_records(folder, names)
     typer.echo(f"{folder}: a coordinator and {len(names)} sites, certificates for {DAYS:g} days. Not for production:")
     typer.echo("this machine has seen every private key.")
-    typer.echo(f"Next: set data.path in each site.yaml, then fedethos server start --server {folder / 'server' / 'server.yaml'}")
+    typer.echo(f"Each site has a share of a public table (data.csv), and {folder / 'job.yaml'} is a job on it.")
+    typer.echo("At each site: fedethos client review, approve and start.")
+    typer.echo(f"Next: fedethos server start --server {folder / 'server' / 'server.yaml'}")

@@ -20,7 +20,8 @@ _MARK = "# Made by `fedethos keys trial` for a trial. Not for production.\n"
 _README = """Made by `fedethos keys trial` for a trial. Not for production: this machine has seen every private key.
 
 server/     the coordinator: fedethos server start --server server/server.yaml
-SITE/       one folder for each site: fedethos client start SITE/site.yaml
+SITE/       one folder for each site: fedethos client approve job.yaml SITE/site.yaml, then fedethos client start SITE/site.yaml
+job.yaml    a job on the records of the sites (UCI Adult, CC BY 4.0): fedethos server submit job.yaml --server server/server.yaml
 """
 
 
