@@ -122,6 +122,12 @@ def test_what_the_network_calls_a_job_never_becomes_another_path(hospital, name:
     assert refusal(lambda: find_approval(hospital.state, name, hospital.key, hospital.site)) == "SEC-611"
 
 
+def test_an_approval_outside_of_its_folder_is_never_opened(hospital) -> None:
+    path = approval_path(hospital.state, hospital.job.sha256)
+    (hospital.state / "elsewhere.json").write_bytes(path.read_bytes())
+    assert refusal(lambda: find_approval(hospital.state, "../elsewhere", hospital.key, hospital.site)) == "SEC-611"
+
+
 def test_an_approval_can_be_taken_back(hospital) -> None:
     withdraw_approval(hospital.state, hospital.job.sha256)
     assert refusal(hospital.approval) == "SEC-611"
