@@ -1,6 +1,7 @@
 """The record of what left: on the disk before it leaves, and a changed, removed, moved or cut line shows."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,8 +120,12 @@ def test_two_nodes_do_not_write_one_record(path: Path) -> None:
 def test_a_message_that_cannot_be_recorded_is_not_sent_and_leaves_the_record_whole(path: Path, monkeypatch) -> None:
     from fedethos.client import egress as module
 
+    def half(descriptor: int, data: bytes) -> None:
+        os.write(descriptor, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
     with Egress(path) as egress:
-        monkeypatch.setattr(module, "_write_all", lambda descriptor, data: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        monkeypatch.setattr(module, "_write_all", half)
         with pytest.raises(FedethosError, match="RUN-904"):
             egress.append(sent(4))
         monkeypatch.undo()
