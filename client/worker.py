@@ -8,10 +8,7 @@ first order, so that a waiting worker is small. It ends when the supervisor does
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import threading
-import time
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +23,7 @@ from fedethos.flower import identify_process, quiet_logs
 from fedethos.job import Job
 from fedethos.logs import incident_log, structured_log
 from fedethos.messages import ERROR, SETUP
+from fedethos.orphans import end_with_parent
 from fedethos.site import SiteDocument, load_site
 
 if TYPE_CHECKING:
@@ -115,18 +113,6 @@ def main(arguments: list[str]) -> int:
                 send_record(connection, worker.answer(order, record))
             except BrokenConnectionError:
                 return 0
-
-
-def end_with_parent() -> None:
-    """A worker that trains on without its supervisor would spend for nobody, and beside its successor."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 if __name__ == "__main__":

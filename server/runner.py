@@ -11,12 +11,14 @@ import sys
 from typing import IO
 
 from fedethos.flower_superlink import run_server_app
+from fedethos.orphans import end_with_parent
 
 
 def main(stdin: IO[str] = sys.stdin) -> None:
     """Run it to its end. Leaves through ``sys.exit``."""
     start = json.loads(stdin.readline())
-    run_server_app(int(start["port"]), str(start["token"]), int(start["parent"]))
+    end_with_parent(int(start["parent"]))
+    run_server_app(int(start["port"]), str(start["token"]))
 
 
 if __name__ == "__main__":

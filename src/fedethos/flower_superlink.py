@@ -273,7 +273,7 @@ def server_app_grid(port: int, token: str, *, ca: bytes | None = None) -> Iterat
         grid.close()
 
 
-def run_server_app(port: int, token: str, parent: int) -> None:
+def run_server_app(port: int, token: str) -> None:
     """Run the ServerApp that ``token`` stands for in this process, to its end. Leaves through ``sys.exit``."""
     run_serverapp(
         runtime_api_address=f"127.0.0.1:{port}",
@@ -281,6 +281,6 @@ def run_server_app(port: int, token: str, parent: int) -> None:
         token=token,
         insecure=True,
         certificates=None,
-        parent_pid=parent,
+        parent_pid=None,  # Flower would only ask the process to end; ``fedethos.orphans`` ends it
         runtime_dependency_install=False,
     )
