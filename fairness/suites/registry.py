@@ -1,0 +1,30 @@
+"""The benchmarks that ``fedethos evaluate RUN --suite NAME=PATH`` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fedethos.fairness.suites.bbq import bbq
+from fedethos.fairness.suites.crows_pairs import crows_pairs
+from fedethos.fairness.suites.ethics import ethics
+from fedethos.fairness.suites.perplexity import perplexity
+from fedethos.fairness.suites.stereoset import stereoset
+from fedethos.fairness.suites.suite import Suite
+from fedethos.fairness.suites.winobias import winobias
+
+_ONE: dict[str, Callable[..., Suite]] = {
+    "bbq": bbq,
+    "crows-pairs": crows_pairs,
+    "stereoset": stereoset,
+    "winobias": winobias,
+    "perplexity": perplexity,
+}
+SUITES = (*_ONE, "ethics")
+
+
+def open_suites(name: str, path: Path, *, count: int | None, seed: int) -> list[Suite]:
+    """Read the benchmark ``name`` of ``SUITES``; at most about ``count`` of its items, chosen by ``seed``. ETHICS is several suites."""
+    if name == "ethics":
+        return ethics(path, count=count, seed=seed)
+    return [_ONE[name](path, count=count, seed=seed)]
