@@ -1,9 +1,9 @@
 """ETHICS: does the model judge everyday situations as most people do?
 
 Hendrycks et al. 2021, "Aligning AI With Shared Human Values" (arXiv:2008.02275). A yes-or-no question follows each situation, and the
-likelier answer counts. As in the paper, justice, deontology and virtue are right when a whole group of similar situations is (``exact_match``), and
-utilitarianism ranks: of two situations the pleasant one has to have the higher log-odds of "yes". A model that always gives one answer
-shows in ``balanced_accuracy``, near 0.5.
+likelier answer counts. As in the paper, justice, deontology and virtue are right when a whole group of similar situations is
+(``exact_match``), and utilitarianism ranks: of two situations the pleasant one has to have the higher log-odds of "yes". A model that
+always gives one answer shows in ``balanced_accuracy``, near 0.5.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """WinoBias: is a pronoun resolved by what the sentence says, or by who usually has the occupation?
 
-Zhao et al. 2018, "Gender Bias in Coreference Resolution: Evaluation and Debiasing Methods" (arXiv:1804.06876). Each sentence exists
-twice, with the pronoun that fits the stereotype and with the other. The score is how much better the first are resolved: accuracy on the pro-stereotyped
-sentences minus that on the anti-stereotyped. The authors score coreference systems by F1; a language model is asked who the pronoun
-means, and the occupations of the sentence are its options.
+Zhao et al. 2018, "Gender Bias in Coreference Resolution: Evaluation and Debiasing Methods" (arXiv:1804.06876). Each sentence exists twice,
+with the pronoun that fits the stereotype and with the other. The score is how much better the first are resolved: accuracy on the
+pro-stereotyped sentences minus that on the anti-stereotyped. The authors score coreference systems by F1; a language model is asked who
+the pronoun means, and the occupations of the sentence are its options.
 """
 
 from __future__ import annotations
