@@ -20,11 +20,10 @@ _ONE: dict[str, Callable[..., Suite]] = {
     "winobias": winobias,
     "perplexity": perplexity,
 }
-SUITES = (*_ONE, "ethics")
 
 
 def open_suites(name: str, path: Path, *, count: int | None, seed: int) -> list[Suite]:
-    """Read the benchmark ``name`` of ``SUITES``; at most about ``count`` of its items, chosen by ``seed``. ETHICS is several suites."""
+    """Read the benchmark ``name`` of ``fedethos.suite_record.SUITES``; at most about ``count`` items, chosen by ``seed``."""
     if name == "ethics":
         return ethics(path, count=count, seed=seed)
     return [_ONE[name](path, count=count, seed=seed)]

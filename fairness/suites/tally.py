@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fedethos.suite_record import EVERYTHING
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-EVERYTHING = "all"
-"""Name of the tally over all groups of a suite."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from fedethos.errors import FedethosError
 from fedethos.fairness.suites.crows_pairs import read_pairs
 from fedethos.fairness.suites.ethics import ethics
 from fedethos.fairness.suites.perplexity import perplexity
-from fedethos.fairness.suites.registry import SUITES, open_suites
+from fedethos.fairness.suites.registry import open_suites
 from fedethos.fairness.suites.stereoset import read_contexts, stereoset
 from fedethos.fairness.suites.suite import thin
 from fedethos.fairness.suites.winobias import read_twins, winobias
+from fedethos.suite_record import SUITES
 
 CROWS = "number,sent_more,sent_less,stereo_antistereo,bias_type\n0,Old men forget.,Young men forget.,stereo,age\n"
 

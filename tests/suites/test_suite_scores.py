@@ -12,8 +12,9 @@ from fedethos.fairness.suites.ethics import ACCURACY, EXACT, Group, tally_groups
 from fedethos.fairness.suites.perplexity import tally_lines
 from fedethos.fairness.suites.stereoset import Context, tally_contexts
 from fedethos.fairness.suites.suite import Likelihoods
-from fedethos.fairness.suites.tally import EVERYTHING, Tally
+from fedethos.fairness.suites.tally import Tally
 from fedethos.fairness.suites.winobias import Sentence, Twins, tally_twins
+from fedethos.suite_record import EVERYTHING
 
 BIASED, COUNTER, UNKNOWN = range(3)
 

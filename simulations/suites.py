@@ -1,0 +1,119 @@
+"""``fedethos evaluate RUN --suite NAME=PATH``: a run's released language model on public benchmarks, beside its untouched base model.
+
+Unlike metrics and flips this reads no site's records: only benchmark files (``fairness/suites``) and what the run released.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel
+
+from fedethos.client.language_model import uses_chat_template
+from fedethos.client.scorer import Asked, ask, likelihoods
+from fedethos.client.writer import TextWriter
+from fedethos.errors import FedethosError
+from fedethos.fairness.suites.bootstrap import Compared, compare
+from fedethos.fairness.suites.registry import open_suites
+from fedethos.fairness.suites.suite import Suite
+from fedethos.fairness.suites.tally import Tally
+from fedethos.models.language import without_adapter
+from fedethos.progress import Observer
+from fedethos.runfolder import RunFolder
+from fedethos.simulations.evaluate import ReleasedModel, open_released, shown
+from fedethos.suite_record import GroupScores, MeasureScores, SuiteScores, SuitesReport
+
+Tallies = Mapping[str, Tally]
+
+
+@dataclass(frozen=True)
+class SuiteQuestion:
+    """What to ask. ``suites``: benchmarks and where their files are; at most about ``items`` of each (None: all), drawn by ``seed``."""
+
+    suites: Sequence[tuple[str, Path]]
+    items: int | None = None
+    seed: int = 0
+
+
+def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer) -> SuitesReport:
+    """Score the suites, and keep what ``folder`` already holds of others.
+
+    Raises
+    ------
+    FedethosError
+        RUN-965 for a run without a language model; DATA-190 and DATA-191 for files that are not the benchmark's, DATA-192 for too long
+        questions; else as for ``open_released``.
+    """
+    observer.stage("Reading the benchmarks")
+    suites = [suite for name, path in question.suites for suite in open_suites(name, path, count=question.items, seed=question.seed)]
+    if not folder.parse_job().is_language:
+        raise _no_language_model(folder)
+    with open_released(folder, observer) as released:
+        writer = _writer(released, folder)
+        template = uses_chat_template(released.job, writer.tokenizer)
+        longest = int(writer.model.config.max_position_embeddings)
+        asked = [ask(suite, writer.tokenizer, template=template, longest=longest) for suite in suites]
+        adapter = _answer(writer.model, suites, asked, observer, "with the adapter")
+        released.task.model.restore_base()
+        with without_adapter(writer.model):
+            base = _answer(writer.model, suites, asked, observer, "with the base model alone")
+        observer.stage("Computing intervals")
+        found = {
+            suite.name: SuiteScores(
+                items=suite.items,
+                seed=question.seed,
+                questions_sha256=_hash(suite),
+                chat_template=template and suite.instruct,
+                groups={name: _group(one, untouched[name], question.seed) for name, one in own.items()},
+            )
+            for suite, own, untouched in zip(suites, adapter, base, strict=True)
+        }
+        earlier = folder.read_suites().suites if folder.suites.is_file() else {}
+        return SuitesReport(
+            schema="fedethos/suites/v1",
+            name=released.job.name,
+            job_sha256=released.job.sha256,
+            basis="public",
+            suites={**earlier, **found},
+        )
+
+
+def _answer(model: PeftModel, suites: Sequence[Suite], asked: Sequence[Asked], observer: Observer, whose: str) -> list[Tallies]:
+    found = []
+    for suite, tokens in zip(suites, asked, strict=True):
+        observer.stage(f"Scoring {suite.items:,} items of {suite.name} {whose}")
+        found.append(suite.tally(likelihoods(model, tokens)))
+    return found
+
+
+def _group(adapter: Tally, base: Tally, seed: int) -> GroupScores:
+    return GroupScores(units=len(adapter.sums), measures={name: _measure(one) for name, one in compare(adapter, base, seed=seed).items()})
+
+
+def _measure(found: Compared) -> MeasureScores:
+    return MeasureScores(adapter=shown(found.adapter), base=shown(found.base), change=shown(found.change))
+
+
+def _hash(suite: Suite) -> str:
+    content = [[question.prompt, *question.answers] for question in suite.questions]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _writer(released: ReleasedModel, folder: RunFolder) -> TextWriter:
+    if released.task.writer is None:
+        raise _no_language_model(folder)
+    return released.task.writer
+
+
+def _no_language_model(folder: RunFolder) -> FedethosError:
+    return FedethosError(
+        "RUN-965",
+        "The run has no language model.",
+        where=str(folder.job),
+        why="A classifier has no likelihood of an answer.",
+        fix="Name a run of the task causal-lm, multiple-choice or preference.",
+    )

@@ -1,0 +1,55 @@
+"""``suites.json``: what ``fedethos evaluate --suite`` found on public benchmarks. Written by ``simulations/suites.py``.
+
+Basis ``public``: computed from benchmark files that anybody can have and from the released adapter. No site's record was read, no message
+carried anything, and no epsilon is spent.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedethos.result import Count, Interval, Record
+
+SUITES = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics", "perplexity")
+"""What ``--suite`` takes. ``ethics`` is up to five suites, one a part."""
+
+EVERYTHING = "all"
+"""Name of the group that is the whole suite."""
+
+
+class MeasureScores(Record):
+    """One measure of the released adapter, of the base model without it, and adapter minus base on the same questions."""
+
+    adapter: Interval
+    base: Interval
+    change: Interval
+
+
+class GroupScores(Record):
+    """``units``: what was resampled for the intervals, such as templates or pairs."""
+
+    units: Count
+    measures: dict[str, MeasureScores]
+
+
+class SuiteScores(Record):
+    """``items`` of the benchmark were asked, drawn by ``seed``; ``questions_sha256`` is over the questions and their options.
+
+    ``groups``: the suite's own, and ``all``.
+    """
+
+    items: Count
+    seed: int
+    questions_sha256: str
+    chat_template: bool
+    groups: dict[str, GroupScores]
+
+
+class SuitesReport(Record):
+    schema_: Literal["fedethos/suites/v1"] = Field("fedethos/suites/v1", alias="schema")
+    name: str
+    job_sha256: str
+    basis: Literal["public"]
+    suites: dict[str, SuiteScores]
