@@ -11,23 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import PeftModel
-
 from fedethos.client.language_model import uses_chat_template
 from fedethos.client.scorer import Asked, ask, likelihoods
-from fedethos.client.writer import TextWriter
+from fedethos.client.writer import Decoding, TextWriter
 from fedethos.errors import FedethosError
 from fedethos.fairness.suites.bootstrap import Compared, compare
 from fedethos.fairness.suites.registry import open_suites
-from fedethos.fairness.suites.suite import Suite
+from fedethos.fairness.suites.suite import Suite, WrittenSuite
 from fedethos.fairness.suites.tally import Tally
 from fedethos.models.language import without_adapter
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.evaluate import ReleasedModel, open_released, shown
+from fedethos.simulations.predict import Predictor
 from fedethos.suite_record import GroupScores, MeasureScores, SuiteScores, SuitesReport
 
 Tallies = Mapping[str, Tally]
+
+_DECODING = Decoding(max_new_tokens=64)  # greedy, so that both models' texts can be had again
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,18 @@ def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer)
     with open_released(folder, observer) as released:
         writer = _writer(released, folder)
         template = uses_chat_template(released.job, writer.tokenizer)
-        longest = int(writer.model.config.max_position_embeddings)
-        asked = [ask(suite, writer.tokenizer, template=template, longest=longest) for suite in suites]
-        adapter = _answer(writer.model, suites, asked, observer, "with the adapter")
+        asked = [_asked(suite, released, writer, template=template) for suite in suites]
+        adapter = _answer(writer, suites, asked, observer, "with the adapter")
         released.task.model.restore_base()
         with without_adapter(writer.model):
-            base = _answer(writer.model, suites, asked, observer, "with the base model alone")
+            base = _answer(writer, suites, asked, observer, "with the base model alone")
         observer.stage("Computing intervals")
         found = {
             suite.name: SuiteScores(
                 items=suite.items,
                 seed=question.seed,
                 questions_sha256=_hash(suite),
-                chat_template=template and suite.instruct,
+                chat_template=template and (isinstance(suite, WrittenSuite) or suite.instruct),
                 groups={name: _group(one, untouched[name], question.seed) for name, one in own.items()},
             )
             for suite, own, untouched in zip(suites, adapter, base, strict=True)
@@ -82,11 +82,24 @@ def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer)
         )
 
 
-def _answer(model: PeftModel, suites: Sequence[Suite], asked: Sequence[Asked], observer: Observer, whose: str) -> list[Tallies]:
+def _asked(suite: Suite | WrittenSuite, released: ReleasedModel, writer: TextWriter, *, template: bool) -> Asked | list[str]:
+    if isinstance(suite, WrittenSuite):
+        predictor = Predictor(released, _DECODING)
+        return [predictor.prompt(prompt) for prompt in suite.prompts]
+    return ask(suite, writer.tokenizer, template=template, longest=int(writer.model.config.max_position_embeddings))
+
+
+def _answer(
+    writer: TextWriter, suites: Sequence[Suite | WrittenSuite], asked: Sequence[Asked | list[str]], observer: Observer, whose: str
+) -> list[Tallies]:
     found = []
-    for suite, tokens in zip(suites, asked, strict=True):
-        observer.stage(f"Scoring {suite.items:,} items of {suite.name} {whose}")
-        found.append(suite.tally(likelihoods(model, tokens)))
+    for suite, content in zip(suites, asked, strict=True):
+        observer.stage(f"Asking {suite.items:,} items of {suite.name} {whose}")
+        if isinstance(suite, Suite) and isinstance(content, Asked):
+            found.append(suite.tally(likelihoods(writer.model, content)))
+        elif isinstance(suite, WrittenSuite) and isinstance(content, list):
+            texts = dict(answer for batch in writer.write(content, _DECODING) for answer in batch)
+            found.append(suite.tally([texts[place] for place in range(len(content))]))
     return found
 
 
@@ -98,8 +111,9 @@ def _measure(found: Compared) -> MeasureScores:
     return MeasureScores(adapter=shown(found.adapter), base=shown(found.base), change=shown(found.change))
 
 
-def _hash(suite: Suite) -> str:
-    content = [[question.prompt, *question.answers] for question in suite.questions]
+def _hash(suite: Suite | WrittenSuite) -> str:
+    written = isinstance(suite, WrittenSuite)
+    content = list(suite.prompts) if written else [[question.prompt, *question.answers] for question in suite.questions]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -64,6 +64,16 @@ class Suite:
     tally: Callable[[Likelihoods], Mapping[str, Tally]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class WrittenSuite:
+    """A benchmark whose prompts a model answers in its own words; ``tally`` is of these texts, in the order of the prompts."""
+
+    name: str
+    items: int
+    prompts: Sequence[str]
+    tally: Callable[[Sequence[str]], Mapping[str, Tally]]
+
+
 def thin(items: Sequence[ItemT], count: int | None, seed: int, by: Callable[[ItemT], Hashable]) -> list[ItemT]:
     """At most ``count`` items in their order, about as many of each value of ``by``, chosen by ``seed`` alone; None: all."""
     if count is None or count >= len(items):

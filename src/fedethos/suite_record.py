@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fedethos.result import Count, Interval, Record
 
-SUITES = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics", "perplexity")
+SUITES = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics", "perplexity", "text")
 """What ``--suite`` takes. ``ethics`` is up to five suites, one a part."""
 
 EVERYTHING = "all"

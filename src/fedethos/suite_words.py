@@ -39,6 +39,9 @@ _MEASURES = {
     "accuracy_difference": _Words("Accuracy, pro minus anti", "0"),
     "balanced_accuracy": _Words("Balanced accuracy", "1"),
     "exact_match": _Words("Exact match", "1"),
+    "f1": _Words("Token F1", "1"),
+    "rouge_l": _Words("ROUGE-L", "1"),
+    "bleu": _Words("BLEU", "100"),
     "perplexity": _Words("Perplexity", "low"),
     "nats_per_token": _Words("Nats per token", "low"),
 }

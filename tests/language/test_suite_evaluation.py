@@ -48,6 +48,8 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(json.dumps(line))
         (folder / f"{category}.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "neutral.txt").write_text("\n".join(f"the patient may go home {number}" for number in range(12)))
+    questions = [{"prompt": f"Who was late {number}?", "reference": "the nurse"} for number in range(11)]
+    (folder / "letters.json").write_text("\n".join(map(json.dumps, questions)))
     return folder
 
 
@@ -56,6 +58,7 @@ def evaluated(answering: Path, benchmarks: Path, tmp_path_factory: pytest.TempPa
     run = tmp_path_factory.mktemp("runs") / "run"
     shutil.copytree(answering, run)
     arguments = ["evaluate", str(run), "--suite", f"bbq={benchmarks}", "--suite", f"perplexity={benchmarks / 'neutral.txt'}"]
+    arguments += ["--suite", f"text={benchmarks / 'letters.json'}"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return run, result.output
@@ -82,7 +85,14 @@ def test_the_adapter_is_scored_and_the_change_is_the_difference(evaluated: tuple
 def test_terminal_and_report_show_every_measure_with_its_interval(evaluated: tuple[Path, str]) -> None:
     run, output = evaluated
     page = (run / "report.html").read_text()
-    for text in ("Bias score, ambiguous", "Accuracy, disambiguated", "Perplexity", "Base model", "No site&#39;s record was read"):
+    for text in (
+        "Bias score, ambiguous",
+        "Accuracy, disambiguated",
+        "Perplexity",
+        "ROUGE-L",
+        "Base model",
+        "No site&#39;s record was read",
+    ):
         assert text in page
         assert text.replace("&#39;", "'") in output
     assert "By group" in page and ">SES<" in page
