@@ -24,7 +24,7 @@ from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.evaluate import ReleasedModel, open_released, shown
 from fedethos.simulations.predict import Predictor
-from fedethos.suite_record import GroupScores, MeasureScores, SuiteScores, SuitesReport
+from fedethos.suite_record import OWN_FILES, GroupScores, MeasureScores, SuiteScores, SuitesReport
 
 Tallies = Mapping[str, Tally]
 
@@ -64,6 +64,7 @@ def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer)
         observer.stage("Computing intervals")
         found = {
             suite.name: SuiteScores(
+                basis="own-file" if suite.name in OWN_FILES else "public",
                 items=suite.items,
                 seed=question.seed,
                 questions_sha256=_hash(suite),
@@ -77,7 +78,6 @@ def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer)
             schema="fedethos/suites/v1",
             name=released.job.name,
             job_sha256=released.job.sha256,
-            basis="public",
             suites={**earlier, **found},
         )
 
@@ -112,8 +112,9 @@ def _measure(found: Compared) -> MeasureScores:
 
 
 def _hash(suite: Suite | WrittenSuite) -> str:
-    written = isinstance(suite, WrittenSuite)
-    content = list(suite.prompts) if written else [[question.prompt, *question.answers] for question in suite.questions]
+    if isinstance(suite, WrittenSuite):
+        return hashlib.sha256(json.dumps(list(suite.prompts)).encode()).hexdigest()
+    content = [[question.prompt, *question.answers] for question in suite.questions]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

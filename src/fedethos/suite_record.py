@@ -1,7 +1,8 @@
 """``suites.json``: what ``fedethos evaluate --suite`` found on public benchmarks. Written by ``simulations/suites.py``.
 
 Basis ``public``: computed from benchmark files that anybody can have and from the released adapter. No site's record was read, no message
-carried anything, and no epsilon is spent.
+carried anything, and no epsilon is spent. Basis ``own-file``: the same, from a file of whoever evaluates; what it says about people in
+that file is as protected as the file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from fedethos.result import Count, Interval, Record
 
 SUITES = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics", "perplexity", "text")
 """What ``--suite`` takes. ``ethics`` is up to five suites, one a part."""
+
+OWN_FILES = ("perplexity", "text")
 
 EVERYTHING = "all"
 """Name of the group that is the whole suite."""
@@ -40,6 +43,7 @@ class SuiteScores(Record):
     ``groups``: the suite's own, and ``all``.
     """
 
+    basis: Literal["public", "own-file"]
     items: Count
     seed: int
     questions_sha256: str
@@ -51,5 +55,4 @@ class SuitesReport(Record):
     schema_: Literal["fedethos/suites/v1"] = Field("fedethos/suites/v1", alias="schema")
     name: str
     job_sha256: str
-    basis: Literal["public"]
     suites: dict[str, SuiteScores]

@@ -10,7 +10,8 @@ from fedethos.suite_record import EVERYTHING, GroupScores, SuiteScores
 from fedethos.wording import bounds, interval
 
 BASIS = (
-    "Public benchmarks, answered by the released adapter and by the base model without it. No site's record was read; no epsilon was spent."
+    "Answered by the released adapter and by the base model without it. No site's record was read for this, and no epsilon was spent. "
+    "The questions are public, those of perplexity and text are from a file of whoever evaluated."
 )
 
 HEAD = ("Measure", "Best", "With the adapter", "Base model", "Change")
