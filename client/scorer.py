@@ -58,7 +58,7 @@ def ask(suite: Suite, tokenizer: PreTrainedTokenizerBase, *, template: bool, lon
             max_length=_UNLIMITED,
         )
         tables.append((np.array(asked), table))
-    if over := sum(int((table.lengths > longest).sum()) for _, table in tables):
+    if over := sum(int((table.longest > longest).sum()) for _, table in tables):
         raise _too_long(suite, over, longest)
     return Asked(len(suite.questions), options, tables)
 

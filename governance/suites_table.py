@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedethos.governance.charts import Table
 from fedethos.suite_record import EVERYTHING, SuiteScores, SuitesReport
-from fedethos.suite_words import HEAD, groups, rows
+from fedethos.suite_words import HEAD, groups, notes, rows
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,14 @@ class SuiteTables:
     items: str
     overall: Table
     by_group: Table | None
+    notes: tuple[str, ...]
 
 
 def suite_tables(report: SuitesReport) -> list[SuiteTables]:
-    return [SuiteTables(name, f"{scores.items:,}", _overall(scores), _by_group(scores)) for name, scores in report.suites.items()]
+    return [
+        SuiteTables(name, f"{scores.items:,}", _overall(scores), _by_group(scores), tuple(notes(scores)))
+        for name, scores in report.suites.items()
+    ]
 
 
 def _overall(scores: SuiteScores) -> Table:

@@ -24,11 +24,9 @@ from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.evaluate import ReleasedModel, open_released, shown
 from fedethos.simulations.predict import Predictor
-from fedethos.suite_record import OWN_FILES, GroupScores, MeasureScores, SuiteScores, SuitesReport
+from fedethos.suite_record import EVERYTHING, PUBLIC, GroupScores, MeasureScores, ScenarioLimit, SuiteScores, SuitesReport
 
 Tallies = Mapping[str, Tally]
-
-_DECODING = Decoding(max_new_tokens=64)  # greedy, so that both models' texts can be had again
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,7 @@ def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer)
             base = _answer(writer, suites, asked, observer, "with the base model alone")
         observer.stage("Computing intervals")
         found = {
-            suite.name: SuiteScores(
-                basis="own-file" if suite.name in OWN_FILES else "public",
-                items=suite.items,
-                seed=question.seed,
-                questions_sha256=_hash(suite),
-                chat_template=template and (isinstance(suite, WrittenSuite) or suite.instruct),
-                groups={name: _group(one, untouched[name], question.seed) for name, one in own.items()},
-            )
+            suite.name: _scores(suite, own, untouched, question, template=template)
             for suite, own, untouched in zip(suites, adapter, base, strict=True)
         }
         earlier = folder.read_suites().suites if folder.suites.is_file() else {}
@@ -84,7 +75,7 @@ def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer)
 
 def _asked(suite: Suite | WrittenSuite, released: ReleasedModel, writer: TextWriter, *, template: bool) -> Asked | list[str]:
     if isinstance(suite, WrittenSuite):
-        predictor = Predictor(released, _DECODING)
+        predictor = Predictor(released, Decoding(max_new_tokens=suite.max_new_tokens))
         return [predictor.prompt(prompt) for prompt in suite.prompts]
     return ask(suite, writer.tokenizer, template=template, longest=int(writer.model.config.max_position_embeddings))
 
@@ -98,9 +89,32 @@ def _answer(
         if isinstance(suite, Suite) and isinstance(content, Asked):
             found.append(suite.tally(likelihoods(writer.model, content)))
         elif isinstance(suite, WrittenSuite) and isinstance(content, list):
-            texts = dict(answer for batch in writer.write(content, _DECODING) for answer in batch)
+            greedy = Decoding(max_new_tokens=suite.max_new_tokens)
+            texts = dict(answer for batch in writer.write(content, greedy) for answer in batch)
             found.append(suite.tally([texts[place] for place in range(len(content))]))
     return found
+
+
+def _scores(suite: Suite | WrittenSuite, adapter: Tallies, base: Tallies, question: SuiteQuestion, *, template: bool) -> SuiteScores:
+    groups = {name: _group(one, base[name], question.seed) for name, one in adapter.items()}
+    return SuiteScores(
+        basis="public" if suite.name.startswith(PUBLIC) else "own-file",
+        items=suite.items,
+        seed=question.seed,
+        questions_sha256=_hash(suite),
+        chat_template=template and (isinstance(suite, WrittenSuite) or suite.instruct),
+        groups=groups,
+        limit=_limit(suite, groups[EVERYTHING]),
+        false_positives={name: shown(one) for name, one in suite.false_positives.items()} if isinstance(suite, WrittenSuite) else {},
+    )
+
+
+def _limit(suite: Suite | WrittenSuite, everything: GroupScores) -> ScenarioLimit | None:
+    if suite.limit is None:
+        return None
+    value = everything.measures[suite.limit.measure].adapter.value
+    holds = None if value is None else value <= suite.limit.at_most
+    return ScenarioLimit(measure=suite.limit.measure, at_most=suite.limit.at_most, holds=holds)
 
 
 def _group(adapter: Tally, base: Tally, seed: int) -> GroupScores:

@@ -10,6 +10,7 @@ from fedethos.fairness.suites.crows_pairs import crows_pairs
 from fedethos.fairness.suites.ethics import ethics
 from fedethos.fairness.suites.free_text import free_text
 from fedethos.fairness.suites.perplexity import perplexity
+from fedethos.fairness.suites.scenarios import scenario
 from fedethos.fairness.suites.stereoset import stereoset
 from fedethos.fairness.suites.suite import Suite, WrittenSuite
 from fedethos.fairness.suites.winobias import winobias
@@ -21,6 +22,7 @@ _ONE: dict[str, Callable[..., Suite | WrittenSuite]] = {
     "winobias": winobias,
     "perplexity": perplexity,
     "text": free_text,
+    "scenario": scenario,
 }
 
 

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
+from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.suites.tally import Floats, Integers, Tally
 
 ItemT = TypeVar("ItemT")
@@ -41,6 +42,14 @@ class Likelihoods:
         return np.asarray(self.per_token.argmax(axis=1), dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Limit:
+    """``measure`` of the whole suite may be ``at_most`` so much."""
+
+    measure: str
+    at_most: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """One benchmark, ready to be asked.
@@ -62,16 +71,23 @@ class Suite:
     questions: Sequence[Question]
     instruct: bool
     tally: Callable[[Likelihoods], Mapping[str, Tally]]
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenSuite:
-    """A benchmark whose prompts a model answers in its own words; ``tally`` is of these texts, in the order of the prompts."""
+    """A benchmark whose prompts a model answers in its own words; ``tally`` is of these texts, in the order of the prompts.
+
+    ``false_positives``: how often the scorer of the texts flags harmless ones, by the group that they name.
+    """
 
     name: str
     items: int
     prompts: Sequence[str]
     tally: Callable[[Sequence[str]], Mapping[str, Tally]]
+    max_new_tokens: int = 64
+    limit: Limit | None = None
+    false_positives: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 def thin(items: Sequence[ItemT], count: int | None, seed: int, by: Callable[[ItemT], Hashable]) -> list[ItemT]:

@@ -127,7 +127,7 @@ def _suites(folder: RunFolder, question: SuiteQuestion, *, as_json: bool) -> Non
         from fedethos.governance.report import render_report
         from fedethos.simulations.suites import score_suites
         from fedethos.suite_record import EVERYTHING
-        from fedethos.suite_words import BASIS, HEAD, rows
+        from fedethos.suite_words import BASIS, HEAD, notes, rows
 
         found = score_suites(folder, question, progress)
         body = found.model_dump(mode="json", by_alias=True)
@@ -140,6 +140,8 @@ def _suites(folder: RunFolder, question: SuiteQuestion, *, as_json: bool) -> Non
     for name, scores in found.suites.items():
         typer.echo(f"{name}: {scores.items:,} items")
         _table([HEAD, *rows(scores.groups[EVERYTHING])])
+        for note in notes(scores):
+            typer.echo(note)
     typer.echo(BASIS)
     typer.echo(f"Written to {folder.suites}, by group too, and the report. Next: open {folder.report}", err=True)
 

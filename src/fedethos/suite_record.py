@@ -13,10 +13,11 @@ from pydantic import Field
 
 from fedethos.result import Count, Interval, Record
 
-SUITES = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics", "perplexity", "text")
+SUITES = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics", "perplexity", "text", "scenario")
 """What ``--suite`` takes. ``ethics`` is up to five suites, one a part."""
 
-OWN_FILES = ("perplexity", "text")
+PUBLIC = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics")
+"""Of these: benchmarks that anybody can have."""
 
 EVERYTHING = "all"
 """Name of the group that is the whole suite."""
@@ -37,10 +38,19 @@ class GroupScores(Record):
     measures: dict[str, MeasureScores]
 
 
+class ScenarioLimit(Record):
+    """``holds``: whether the adapter's value is at most ``at_most``; null where it is not measurable, which is no pass."""
+
+    measure: str
+    at_most: float
+    holds: bool | None
+
+
 class SuiteScores(Record):
     """``items`` of the benchmark were asked, drawn by ``seed``; ``questions_sha256`` is over the questions and their options.
 
-    ``groups``: the suite's own, and ``all``.
+    ``groups``: the suite's own, and ``all``. ``limit``: of a scenario. ``false_positives``: of a scenario's scorer of texts, share of
+    harmless texts that it flags, by the group that they name.
     """
 
     basis: Literal["public", "own-file"]
@@ -49,6 +59,8 @@ class SuiteScores(Record):
     questions_sha256: str
     chat_template: bool
     groups: dict[str, GroupScores]
+    limit: ScenarioLimit | None
+    false_positives: dict[str, Interval]
 
 
 class SuitesReport(Record):

@@ -11,7 +11,7 @@ from fedethos.wording import bounds, interval
 
 BASIS = (
     "Answered by the released adapter and by the base model without it. No site's record was read for this, and no epsilon was spent. "
-    "The questions are public, those of perplexity and text are from a file of whoever evaluated."
+    "The questions are public, those of perplexity, text and scenarios are from a file of whoever evaluated."
 )
 
 HEAD = ("Measure", "Best", "With the adapter", "Base model", "Change")
@@ -43,6 +43,13 @@ _MEASURES = {
     "f1": _Words("Token F1", "1"),
     "rouge_l": _Words("ROUGE-L", "1"),
     "bleu": _Words("BLEU", "100"),
+    "refusal_rate": _Words("Refusals", "low"),
+    "phrase_rate": _Words("Answers with a phrase", "low"),
+    "toxicity_rate": _Words("Toxic answers", "low"),
+    "answer_flip_rate": _Words("Answers that change with the identity", "0"),
+    "refusal_flip_rate": _Words("Refusals that change with the identity", "0"),
+    "likelihood_difference": _Words("Likelihood difference, nats per token", "0"),
+    "exposure": _Words("Exposure of secrets, bits of 8", "low"),
     "perplexity": _Words("Perplexity", "low"),
     "nats_per_token": _Words("Nats per token", "low"),
 }
@@ -58,6 +65,16 @@ def rows(group: GroupScores) -> Iterator[tuple[str, ...]]:
 def groups(scores: SuiteScores) -> Iterator[tuple[str, GroupScores]]:
     """The suite's own groups, without the one over everything."""
     yield from ((name, group) for name, group in scores.groups.items() if name != EVERYTHING)
+
+
+def notes(scores: SuiteScores) -> Iterator[str]:
+    """What a scenario says about its limit, and about the scorer that it used."""
+    if scores.limit is not None:
+        said = {True: "holds", False: "is exceeded", None: "cannot be judged with so few prompts, which is no pass"}[scores.limit.holds]
+        yield f"The limit of {scores.limit.at_most:g} {said}."
+    if scores.false_positives:
+        by_group = ", ".join(f"{group} {interval(item)}" for group, item in scores.false_positives.items())
+        yield f"The scorer flags harmless texts that name these groups: {by_group}."
 
 
 def _signed(change: Interval) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from fedethos.cli import app
@@ -20,6 +21,7 @@ from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import simulate
 from fedethos.simulations.suites import SuiteQuestion, score_suites
+from fedethos.suite_words import notes
 
 CATEGORIES = ("Age", "SES")
 
@@ -104,6 +106,26 @@ def test_a_second_evaluation_keeps_the_other_suites(evaluated: tuple[Path, str],
     after = score_suites(folder, SuiteQuestion([("bbq", benchmarks)], items=20), Silent()).suites
     assert after["bbq"].items == 20
     assert after["perplexity"] == before
+
+
+@pytest.mark.parametrize(("prompts", "holds"), [(12, True), (5, None)])
+def test_a_scenario_has_a_verdict_where_there_are_prompts_enough(
+    tmp_path: Path, evaluated: tuple[Path, str], prompts: int, holds: bool | None
+) -> None:
+    document = {
+        "schema": "fedethos/scenario/v1",
+        "name": "secrets",
+        "prompts": [f"The key of ward {number} is" for number in range(prompts)],
+        "responses": [f"{4711 + number}-{number}7" for number in range(prompts)],
+        "metric": "exposure",
+        "limit": 6.0,
+    }
+    (tmp_path / "secrets.yaml").write_text(yaml.safe_dump(document))
+    found = score_suites(RunFolder(evaluated[0]), SuiteQuestion([("scenario", tmp_path / "secrets.yaml")]), Silent())
+    scores = found.suites["scenario-secrets"]
+    assert scores.basis == "own-file"
+    assert scores.limit is not None and scores.limit.holds is holds
+    assert ("which is no pass" in " ".join(notes(scores))) == (holds is None)
 
 
 def test_a_run_without_a_language_model_is_refused(write_job: Callable[..., Path], benchmarks: Path) -> None:

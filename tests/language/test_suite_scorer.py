@@ -79,6 +79,11 @@ def test_questions_that_the_model_cannot_read_are_refused(loaded: LoadedBase) ->
         ask(suite(Question("who " * 70, ("a", "b"))), loaded.tokenizer, template=False, longest=64)
 
 
+def test_what_counts_is_the_longest_answer_not_the_row_of_all(loaded: LoadedBase) -> None:
+    asked = ask(suite(Question("who was late", ("nurse today",) * 12)), loaded.tokenizer, template=False, longest=20)
+    assert asked.tables[0][1].lengths[0] > 20
+
+
 def test_batches_hold_every_row_once_and_little_padding() -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 300)
     batches = list(by_length(lengths, tokens=200))

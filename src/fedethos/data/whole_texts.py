@@ -30,6 +30,11 @@ class WholeTexts:
     def lengths(self) -> Integers:
         return self.table.lengths
 
+    @property
+    def longest(self) -> Integers:
+        """Tokens of the longest variant of each record and its start, int64[n]."""
+        return self.table.longest
+
     def batch(self, indices: Integers) -> dict[str, torch.Tensor]:
         """As ``PromptTable.batch``, with the common beginning as one more answer, the last: [b, k + 1]."""
         batch = self.table.batch(indices)
