@@ -5,7 +5,9 @@ The node trusts nothing in a message: job hash, contract, round and tensor shape
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import fedethos
@@ -16,6 +18,7 @@ from fedethos.client.examples import Examples
 from fedethos.client.group_sampling import balanced
 from fedethos.client.head_warmup import head_first
 from fedethos.client.model import NodeModel
+from fedethos.client.personal import PersonalAdapter, train_personal, unnoticed
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
@@ -35,14 +38,19 @@ from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.planner import TRAIN
 from fedethos.privacy.randomness import RandomSource
 
+local_log = logging.getLogger("fedethos.incidents.training")  # the site's own; nothing of it is sent
+
 SourceOf = Callable[..., RandomSource]  # (round, step) for training, (purpose, round) for counts -> random numbers
+
+NOT_FINITE = "round %d: %d times a %s added nothing, because a value of the gradient was not finite"
 
 
 @dataclass
 class Node:
     """``ledger`` is the job's committed plan in the site's ledger, None under ``privacy.mode: none``.
 
-    ``rank``: this site's own under flexlora, None: ``lora.r``.
+    ``rank``: this site's own under flexlora, None: ``lora.r``. ``personal``: where a job with ``training.personal`` keeps the site's own
+    adapter.
     """
 
     job: Job
@@ -52,6 +60,7 @@ class Node:
     ledger: CommittedPlan | None
     source_of: SourceOf
     rank: int | None = None
+    personal: PersonalAdapter | None = None
 
     def setup(self, request: Request) -> SetupReply:
         """Take the frozen adapter tensors (lora_A under ffa) and say which base model is here."""
@@ -65,10 +74,17 @@ class Node:
     def train(self, request: Request) -> TrainReply:
         """One round of local training from the given adapter. A round that was answered before is answered with the stored bytes."""
         self._check(request, rounds=range(1, self.job.federation.rounds + 1))
+        if (self.personal is None) != (self.job.training.personal is None):
+            raise FedethosError(
+                "NODE-561",
+                "The job keeps a personal adapter at each site, and this node has no folder for it, or the other way round.",
+                where="training.personal",
+                why="Nothing was computed.",
+            )
         weights = accepted_weights(request.cell_weights, self.job)
         if self.ledger is None:
             self._load(request)
-            return unprotected_update(self._train(request.round, PlainEngine(), weights, noise_multiplier=0.0), self.job)
+            return unprotected_update(self._train(request.round, self._engine(noise=False), weights, noise_multiplier=0.0), self.job)
         if (stored := self.ledger.stored_reply(TRAIN, request.round)) is not None:
             return stored_update(stored)
         self._load(request)
@@ -84,6 +100,7 @@ class Node:
             raise FedethosError("SEC-630", "An evaluate message names no split.")
         layout = layout_of(request)
         self._check_layout(request.split, layout)
+        self._check_personal(request)
         if self.ledger is None:
             return EvaluateReply(self._exact_counts(request, request.split, layout), Basis.UNPROTECTED)
         if not layout.wanted:
@@ -96,21 +113,20 @@ class Node:
 
     def _train_privately(self, round: int, weights: Floats | None, ledger: CommittedPlan) -> TrainReply:
         """Pay, train with the noise that was paid for, record, and only then hand the update over."""
-        training, privacy = self.job.training, self.job.privacy
         if ledger.lost(TRAIN, round):
             ledger.replan(TRAIN, self.job.federation.rounds - round + 1)
         receipt = ledger.reserve(TRAIN, round)
         if not isinstance(receipt.event, TrainingSteps):
             raise FedethosError("PRIV-336", "The ledger paid for another mechanism than training.", why="Nothing was computed.")
         noise_multiplier = receipt.event.noise_multiplier
-        update = self._train(round, clipping_engine(self.job, privacy.max_grad_norm), weights, noise_multiplier=noise_multiplier)
+        update = self._train(round, self._engine(noise=True), weights, noise_multiplier=noise_multiplier)
         rate = sampling_rate_of(self.job, self.declared_size)
-        performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=training.local_steps)
+        performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=self.job.charged_steps)
         return paid_update(receipt.release(update, event=performed), ledger)
 
     def _release_counts(self, request: Request, split: SplitName, layout: Layout, ledger: CommittedPlan) -> EvaluateReply:
         """Pay, count, add the noise that was paid for, record, and only then hand the counts over."""
-        purpose = purpose_of(layout.wanted, split)
+        purpose = purpose_of(layout.wanted, split, personal=request.personal)
         if (stored := ledger.stored_reply(purpose, request.round)) is not None:
             return stored_counts(stored)
         if ledger.lost(purpose, request.round):
@@ -121,28 +137,62 @@ class Node:
 
     def _releases_from(self, round: int, split: SplitName) -> int:
         """How many releases of this split's counts the plan needs from this round on, at least one."""
+        of_baseline = int(self.job.privacy.metrics.baseline and round > 0)  # asked for last
         if split == "validation":
-            return max(1, self.job.federation.rounds - round + 1)
+            return (max(1, self.job.federation.rounds - round + 1) if round else 1) + of_baseline
         if split == "train":
             return max(1, sum(due >= round for due in self.job.steering_rounds) + (self.job.fairness.group_constraint is not None))
-        return 1
+        return 1 + of_baseline
 
     def _exact_counts(self, request: Request, split: SplitName, layout: Layout) -> Tables:
         self._load(request)
+        if request.personal:
+            self.model.load(self.personal_or(request.arrays, request.round))
         examples = self.examples[split]
         predictions = predict(self.model, examples, self.job.data.label.favorable_index)
         return lay_out(predictions, examples, self.job, layout, self.source_of(f"decisions/{split}", request.round))
 
+    def personal_or(self, arrays: Arrays, round: int) -> Arrays:
+        """This site's personal adapter as it was after ``round``; ``arrays`` where the site had not trained by then."""
+        return (self.personal.at(round) if self.personal else None) or arrays
+
     def _train(self, round: int, engine: ClippingEngine, weights: Floats | None, *, noise_multiplier: float) -> Arrays:
         """Train; what the aggregation rule trains in this round (a head warm-up leaves the adapter in it as it came)."""
-        largest = 1.0 if weights is None else float(weights.max())
-        plan = StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier, largest_weight=largest)
+        sent = self.model.read()
         examples = balanced(weighed(self.examples["train"], weights, self.job), self.job, self.declared_size)
         loss = example_loss(self.job)
-        names = trained_in(self.job.aggregation, round, self.model.exchanged_names)
-        with self.model.training(head_first(names, round, warmup_rounds=self.job.head_warmup_rounds), rank=self.rank):
-            train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
-        return self.model.read(names)
+        rule_trains = trained_in(self.job.aggregation, round, self.model.exchanged_names)
+        names = head_first(rule_trains, round, warmup_rounds=self.job.head_warmup_rounds)
+        plan = self._plan(weights, noise_multiplier)
+        with self.model.training(names, rank=self.rank):
+            left_out = train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+        if left_out:
+            local_log.warning(NOT_FINITE, round, left_out, self.job.unit)
+        update = self.model.read(rule_trains)
+        if self.personal is not None:
+            charged = self.job.personal_is_charged
+            with nullcontext() if charged or self.ledger is None else unnoticed(round):
+                train_personal(
+                    self.personal,
+                    self.model,
+                    training=self.job.training,
+                    round=round,
+                    sent=sent,
+                    names=names,
+                    examples=examples,
+                    plan=plan if charged else self._plan(weights, noise_multiplier=0.0),
+                    engine=self._engine(noise=charged),
+                    source_of=lambda step: self.source_of("personal", round, step),
+                    loss=loss,
+                )
+        return update
+
+    def _plan(self, weights: Floats | None, noise_multiplier: float) -> StepPlan:
+        largest = 1.0 if weights is None else float(weights.max())
+        return StepPlan.of(self.job, declared_size=self.declared_size, noise_multiplier=noise_multiplier, largest_weight=largest)
+
+    def _engine(self, *, noise: bool) -> ClippingEngine:
+        return clipping_engine(self.job, self.job.privacy.max_grad_norm) if noise else PlainEngine()
 
     def _load(self, request: Request) -> None:
         allowed = self.job.aggregation in WITH_RESIDUAL
@@ -167,6 +217,16 @@ class Node:
                 "SEC-651",
                 "Decisions by group were asked for that the approved job does not name.",
                 where="fairness.thresholds",
+                why="Nothing was computed.",
+            )
+
+    def _check_personal(self, request: Request) -> None:
+        personal = self.job.training.personal
+        if request.personal and (personal is None or not personal.release_counts):
+            raise FedethosError(
+                "SEC-652",
+                "Counts of the personal adapter were asked for that the approved job does not release.",
+                where="training.personal.release_counts",
                 why="Nothing was computed.",
             )
 

@@ -21,6 +21,7 @@ from fedethos.errors import FedethosError
 from fedethos.fairness.losses import ExampleLoss, cross_entropy
 from fedethos.job import Job, Training
 from fedethos.job_clipping import AdaptiveClipping
+from fedethos.messages import Arrays
 from fedethos.privacy.adaptive import gradient_noise_multiplier, next_clipbound
 from fedethos.privacy.engine import ClippingEngine, Gradients
 from fedethos.privacy.plan import expected_batch_size_of, sampling_rate_of
@@ -69,13 +70,20 @@ def train_round(
     engine: ClippingEngine,
     source_of: SourceOfStep,
     loss: ExampleLoss = cross_entropy,
-) -> None:
-    """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says."""
+    *,
+    towards: Arrays | None = None,
+) -> int:
+    """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says.
+
+    ``towards``: where the proximal term pulls to; default: where the round starts. Returns how often a sampled unit added nothing because a
+    value of its gradient was not finite: for the site's own eyes.
+    """
     optimizer = _optimizer(model, training)
-    start = {name: parameter.detach().clone() for name, parameter in model.parameters.items()} if training.proximal_mu else {}
+    start = _anchor(model, towards) if training.proximal_mu else {}
     average = IterateAverage(model.parameters, training.iterate_average, training.local_steps)
     model.forward.train()  # only the adapter's own dropout differs between the modes
     chances = examples.chances(plan.sampling_rate)
+    left_out = 0
     engine.attach(model.forward, model.parameters)
     try:
         for step in range(training.local_steps):
@@ -86,6 +94,7 @@ def train_round(
                 for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
                     losses = _losses(model, examples, batch, loss)
                     engine.backward(losses, _to_device(examples.unit[batch], model), _weights(model, examples, batch))
+            left_out += engine.nonfinite_units
             sums = _noisy(engine.clipped_sum(), plan.noise_std, source)
             sums = _with_proximal(sums, model, start, training.proximal_mu * plan.expected_batch_size)
             _step(model, optimizer, sums, plan.expected_batch_size)
@@ -96,6 +105,7 @@ def train_round(
     finally:
         engine.detach()
         model.forward.eval()
+    return left_out
 
 
 def _losses(model: NodeModel, examples: Examples, batch: Indices, loss: ExampleLoss) -> torch.Tensor:
@@ -128,8 +138,15 @@ def _adapt(engine: ClippingEngine, plan: StepPlan, adaptive: AdaptiveClipping, s
     return replace(plan, noise_std=plan.noise_std * engine.max_grad_norm / before)
 
 
+def _anchor(model: NodeModel, towards: Arrays | None) -> Gradients:
+    """What the proximal term pulls towards, by name of what trains."""
+    if towards is None:
+        return {name: parameter.detach().clone() for name, parameter in model.parameters.items()}
+    return {name: torch.tensor(towards[name]).to(parameter.device) for name, parameter in model.parameters.items()}
+
+
 def _with_proximal(sums: Gradients, model: NodeModel, start: Gradients, strength: float) -> Gradients:
-    """Add strength · (w - w_global), FedProx's gradient (Li et al. 2020, equation 2); ``strength`` is mu times the batch size.
+    """Add strength · (w - w_global), FedProx's gradient (Li et al. 2020, equation 2) and Ditto's; ``strength`` is mu times the batch size.
 
     Both are known already from noisy steps and the request, so it comes after clipping and noise and costs no privacy.
     """

@@ -28,6 +28,7 @@ from fedethos.governance.flips_table import flips_table
 from fedethos.governance.pages import template
 from fedethos.governance.suites_table import suite_tables
 from fedethos.job import Job
+from fedethos.personal_view import side_by_side
 from fedethos.records import FairnessReport, GroupRule, Manifest, PrivacyReport, Round
 from fedethos.result import Attribute, GapName, Interval, MetricName, Result, in_declared_order
 from fedethos.runfolder import RunFolder
@@ -48,7 +49,9 @@ from fedethos.wording import (
     marks,
     natural,
     number,
+    personal_words,
     size,
+    steps_words,
     strategy_words,
     trained_part,
     weight_words,
@@ -143,6 +146,8 @@ def report_html(documents: Documents) -> str:
         flips=None if documents.flips is None else flips_table(documents.flips),
         suites=[] if documents.suites is None else suite_tables(documents.suites),
         suites_basis=BASIS,
+        personal=_personal_table(documents),
+        personal_note=personal_words(documents.job),
         metrics_chart=metrics_chart(drawn),
         gaps_chart=gaps_chart(drawn, list(attributes)),
         epsilon_chart=epsilon_chart(privacy),
@@ -234,6 +239,14 @@ def _gaps_table(attributes: Mapping[str, Attribute], tolerance: float) -> Table:
     return Table(("By", "Measure", "Value (95 % interval)", "Note"), tuple(rows))
 
 
+def _personal_table(documents: Documents) -> Table | None:
+    personal = documents.result.personal
+    if personal is None:
+        return None
+    columns, rows = side_by_side(documents.result, personal, documents.job.attributes, narrow=False)
+    return Table(("Test people of all sites", *columns), tuple(rows)).first(MAX_ROWS, "result.json")
+
+
 def _group_charts(result: Result, attributes: Mapping[str, Attribute]) -> list[Chart]:
     exact = result.oracle.fairness if result.oracle is not None and result.basis != "oracle" else {}
     return [
@@ -276,7 +289,7 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
         ("Model", manifest.base_model.path),
         ("Trained", f"{trained_part(job)}, aggregated with {job.aggregation}"),
         ("Aggregation error", f"{result.aggregation_error:.3g}"),
-        ("Training", f"{job.training.local_steps} steps a round, {job.training.batch_size} {job.unit}s a step expected"),
+        ("Training", f"{steps_words(job)} a round, {job.training.batch_size} {job.unit}s a step expected"),
         *_steering(documents),
         ("Sites", f"{len(manifest.sites)}; a round needs {job.federation.min_sites}"),
         ("People", ", ".join(f"{_people(count)} {split}" for split, count in people.model_dump().items())),

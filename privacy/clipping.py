@@ -7,7 +7,8 @@ A unit's gradient is the sum of its examples' gradients over all trainable param
 
 so that no unit adds more than C in L2 norm. The bound must hold for the numbers the machine adds, not for the real
 numbers they stand for: norm and sum are taken in float64 from the same tensors, and C is divided by 1 + eta, where eta
-bounds the rounding of a float64 norm of that dimension (``rounding_margin``).
+bounds the rounding of a float64 norm of that dimension (``rounding_margin``) and leaves room for what a unit does to the rounding
+of the others (``BATCH_SHAPE_MARGIN``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ import torch
 from torch import Tensor
 
 Clipping = Literal["flat", "automatic"]
+
+BATCH_SHAPE_MARGIN = 2.0**-21
+"""Share of C by which one unit more may move the parts of all others: float32 products round otherwise in batches of another shape.
+
+Measured on a MiniLM-size encoder: 3e-7 for 32 records. bfloat16 is a stated gap: it moved them by .0026.
+"""
 
 AUTOMATIC_GAMMA = 0.01  # the paper's stability constant; its results do not depend on it between 0.001 and 0.1
 
@@ -99,7 +106,7 @@ def clip_and_sum(
     gradients = {name: units.add_rows(rows) for name, rows in per_example.items()}
     norms = _joint_norms(gradients)
     finite = torch.isfinite(norms)
-    bound = max_grad_norm / (1 + rounding_margin(_dimension(gradients)))
+    bound = max_grad_norm / (1 + rounding_margin(_dimension(gradients)) + BATCH_SHAPE_MARGIN)
     factors = _factors(norms[finite], bound, clipping)
     if weights is not None:
         factors = factors * units.average_rows(weights.double())[finite]

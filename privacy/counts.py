@@ -6,9 +6,13 @@ discrete (``composition.py``). Everything here follows from the job alone: no re
 
 A release has one or more of these parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
 label × prediction (without any attribute: one of everybody). Schedule: both parts of the test people once, at the end; validation
-scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. There is also
+scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. With
+``privacy.metrics.baseline`` threshold and test once more, for the untrained model. There is also
 ``group-scores``, one table group × label × score bin of the training people: once, at the end, for thresholds per group; in every few
 rounds for a fairness strategy. It is always paid together with training, whose noise makes room for it (``planner.py``).
+
+Personal adapters whose counts are released (``training.personal``) are counted once, at the end, as the global one: test scores and
+groups and, for their threshold, validation scores.
 """
 
 from __future__ import annotations
@@ -42,11 +46,12 @@ _MOST_NOISE = 1e3  # sigma over sensitivity: epsilon .004 at delta 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class CountPlan:
-    """``releases`` times the same tables on the people of one split."""
+    """``releases`` times the same tables on the people of one split, of the global adapter or of the ``personal`` ones."""
 
     parts: tuple[str, ...]
     release: CountRelease
     releases: int
+    personal: bool = False
 
     @property
     def population(self) -> Population:
@@ -59,12 +64,12 @@ class CountPlan:
 
     @property
     def allotment(self) -> Allotment:
-        return Allotment(purpose=purpose_of(self.parts, self.population), event=self.release, times=self.releases)
+        return Allotment(purpose=purpose_of(self.parts, self.population, personal=self.personal), event=self.release, times=self.releases)
 
 
-def purpose_of(parts: Iterable[str], population: Population) -> str:
+def purpose_of(parts: Iterable[str], population: Population, *, personal: bool = False) -> str:
     """Name of the allotment that pays for a release of these parts, such as ``groups+scores/test``."""
-    return f"{'+'.join(sorted(parts))}/{population}"
+    return f"{'personal-' * personal}{'+'.join(sorted(parts))}/{population}"
 
 
 def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
@@ -84,7 +89,7 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
         return ()
     schedule = _schedule(job)
     cells: dict[Population, int] = {}  # moved by one unit, over all releases of a split
-    for _, population, tables, releases in schedule:
+    for _, population, tables, releases, _ in schedule:
         cells[population] = cells.get(population, 0) + tables * releases
     beside_training = privacy.metrics.epsilon_share * privacy.epsilon
     budget = {population: beside_training if population == "train" else privacy.epsilon for population in cells}
@@ -106,8 +111,9 @@ def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:
                 population=population,
             ),
             releases=releases,
+            personal=personal,
         )
-        for parts, population, tables, releases in schedule
+        for parts, population, tables, releases, personal in schedule
     )
 
 
@@ -186,18 +192,26 @@ def watches_groups(job: Job) -> bool:
     return rule is not None and (rule.metric == "worst_group_accuracy" or (job.data.label.multiclass and rule.metric != "roc_auc"))
 
 
-def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int]]:
-    """(parts, split, tables a release, releases)."""
+def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int, bool]]:
+    """(parts, split, tables a release, releases, of the personal adapters)."""
     attributes = max(1, len(job.attributes))
     rule, rounds = job.federation.early_stop, job.federation.rounds
-    schedule: list[tuple[tuple[str, ...], Population, int, int]] = [(("scores", "groups"), "test", 1 + attributes, 1)]
-    if rule is not None or job.fairness.thresholds != "fixed":
-        schedule.append((("scores",), "validation", 1, rounds if rule else 1))
+    of_baseline = int(job.privacy.metrics.baseline)
+    chooses = job.fairness.thresholds != "fixed"
+    schedule: list[tuple[tuple[str, ...], Population, int, int, bool]] = [
+        (("scores", "groups"), "test", 1 + attributes, 1 + of_baseline, False)
+    ]
+    if rule is not None or chooses:
+        schedule.append((("scores",), "validation", 1, (rounds if rule else 1) + (of_baseline if chooses else 0), False))
     if watches_groups(job):
-        schedule.append((("groups",), "validation", attributes, rounds))
+        schedule.append((("groups",), "validation", attributes, rounds, False))
+    if job.personal_is_charged:
+        schedule.append((("scores", "groups"), "test", 1 + attributes, 1, True))
+        if chooses:
+            schedule.append((("scores",), "validation", 1, 1, True))
     of_training = len(job.steering_rounds) + (job.fairness.group_constraint is not None)
     if of_training:
-        schedule.append((("group-scores",), "train", 1, of_training))
+        schedule.append((("group-scores",), "train", 1, of_training, False))
     return schedule
 
 

@@ -28,12 +28,17 @@ class ClippingEngine(Protocol):
         C. It may be changed between steps.
     unclipped_balance : float
         Σ over the units since ``reset`` of 1/2 if the gradient's norm is at most C, else -1/2. It must not leave the node unnoised.
+    nonfinite_units : int
+        Units since ``reset`` that added zero because of a NaN or an infinity. It must not leave the node.
     """
 
     max_grad_norm: float
 
     @property
     def unclipped_balance(self) -> float: ...
+
+    @property
+    def nonfinite_units(self) -> int: ...
 
     def attach(self, model: nn.Module, parameters: Parameters) -> None:
         """Prepare ``model``; refuse a trainable parameter that the engine does not cover."""
@@ -59,6 +64,7 @@ class PlainEngine:
 
     max_grad_norm = math.inf
     unclipped_balance = 0.0
+    nonfinite_units = 0
 
     def attach(self, model: nn.Module, parameters: Parameters) -> None:
         self._parameters = dict(parameters)

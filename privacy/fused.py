@@ -41,10 +41,8 @@ class FusedEngine:
 
     Attributes
     ----------
-    max_grad_norm, unclipped_balance
+    max_grad_norm, unclipped_balance, nonfinite_units
         As for ``ClippingEngine``.
-    nonfinite_units : int
-        Units since ``reset`` that added zero because of a NaN or an infinity. It must not leave the node.
     """
 
     def __init__(self, max_grad_norm: float, clipping: Clipping = "flat") -> None:

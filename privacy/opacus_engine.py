@@ -47,7 +47,7 @@ class OpacusEngine:
         self.reset()
 
     def reset(self) -> None:
-        self.unclipped_balance = 0.0
+        self.unclipped_balance, self.nonfinite_units = 0.0, 0
         self._sums: Gradients = {
             name: torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device) for name, parameter in self._parameters.items()
         }
@@ -64,6 +64,7 @@ class OpacusEngine:
         for name, total in clipped.sums.items():
             self._sums[name] += total
         self.unclipped_balance += clipped.unclipped_balance
+        self.nonfinite_units += clipped.nonfinite_units
         self._clear()
 
     def clipped_sum(self) -> Gradients:

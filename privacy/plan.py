@@ -65,7 +65,7 @@ def plan_training(job: Job, *, declared_size: int) -> PrivacyPlan | None:
             fix="Lower privacy.delta.",
         )
     sampling_rate = sampling_rate_of(job, declared_size)
-    steps = job.federation.rounds * job.training.local_steps
+    steps = job.federation.rounds * job.charged_steps
     return PrivacyPlan(
         unit=job.unit,
         adjacency=privacy.adjacency,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.privacy.adaptive import gradient_noise_multiplier
-from fedethos.privacy.composition import epsilon, least_noise_factor
+from fedethos.privacy.composition import epsilon, least_noise_factor, prv_epsilon
 from fedethos.privacy.counts import plan_counts
 from fedethos.privacy.events import Allotment, TrainingSteps
 from fedethos.privacy.plan import plan_training, sampling_rate_of
-from fedethos.privacy.renyi import epsilon_of_trials
+from fedethos.privacy.renyi import epsilon_of_trials, renyi_epsilon
 
 TRAIN = "train"
 """Purpose of the allotment that pays for a round of training."""
@@ -107,6 +107,14 @@ def cost_of_trials(job: Job, *, declared_size: int, noise_multiplier: float, tri
     return epsilon_of_trials(paid, trials, delta=job.privacy.delta, adjacency=job.privacy.adjacency)
 
 
+def training_cost_by_accountant(job: Job, *, declared_size: int, noise_multiplier: float) -> dict[str, float]:
+    """Epsilon of the job's training alone. PLD is what is charged, PRV its check (add-remove only), RDP what older papers state."""
+    paid = [_training(job, declared_size, noise_multiplier)]
+    delta, adjacency = job.privacy.delta, job.privacy.adjacency
+    prv = {"PRV": prv_epsilon(paid, delta=delta)} if adjacency == "add-remove" else {}
+    return {"PLD": _cost(job, paid), **prv, "RDP": renyi_epsilon(paid, delta=delta, adjacency=adjacency)}
+
+
 def rounds_for_noise(job: Job, *, declared_size: int, noise_multiplier: float) -> int:
     """The most rounds that a noise pays for within the job's epsilon; 0 when not even one, at most 10,000."""
 
@@ -149,9 +157,8 @@ def check_fits(job: Job, *, declared_size: int, noise_multiplier: float) -> Site
 
 
 def _training(job: Job, declared_size: int, noise_multiplier: float) -> Allotment:
-    steps = TrainingSteps(
-        noise_multiplier=noise_multiplier, sampling_rate=sampling_rate_of(job, declared_size), steps=job.training.local_steps
-    )
+    rate = sampling_rate_of(job, declared_size)
+    steps = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=job.charged_steps)
     return Allotment(purpose=TRAIN, event=steps, times=job.federation.rounds)
 
 

@@ -18,7 +18,7 @@ NOT_COVERED = (
     "A pretrained base model: what it learned before this run.",
     "Floating-point noise, which follows a Gaussian only to rounding, and the time at which messages arrive.",
     "That a site takes part, its declared size, and everything else that the job and the manifest state.",
-    "Whoever can read the site's own files: records, ledger and logs at the site are not noised.",
+    "Whoever can read the site's own files: records, ledger, logs and a personal adapter at the site are not noised.",
 )
 
 

@@ -22,6 +22,7 @@ from fedethos.messages import Arrays, SplitName
 from fedethos.server.measure import Measurement
 from fedethos.storage import JsonValue
 
+_NOBODY = "fixed score of 0.5: the noisy counts of the validation people held nobody"
 _SOURCES: Mapping[str, str] = {
     "fixed": "fixed score of 0.5",
     "pooled": "pooled validation histogram, base rate",
@@ -36,10 +37,14 @@ class AskLayout(Protocol):
 
 @dataclass(frozen=True)
 class Decision:
-    """``edge``: everybody's threshold, an index into ``EDGES``; ``rules`` in its place where groups have their own."""
+    """``edge``: everybody's threshold, an index into ``EDGES``; ``rules`` in its place where groups have their own.
+
+    ``counted`` False: it is the fixed one, for the noisy validation counts held nobody.
+    """
 
     edge: int
     rules: GroupRules | None = None
+    counted: bool = True
 
     @property
     def group_aware(self) -> bool:
@@ -83,9 +88,7 @@ def threshold_json(decision: Decision | None, job: Job) -> dict[str, JsonValue]:
         "kind": kind,
         "log_odds": float(EDGES[decision.edge]) if decision and not job.data.label.multiclass else None,
         "edge_index": decision.edge if decision else None,
-        "source": "the most likely label"
-        if job.data.label.multiclass
-        else _SOURCES.get(kind, "pooled scores of the training people by group"),
+        "source": _source(decision, job),
         "group_aware": decision is not None and decision.group_aware,
         "attribute": None,
         "groups": {},
@@ -100,3 +103,13 @@ def threshold_json(decision: Decision | None, job: Job) -> dict[str, JsonValue]:
             for group, (name, rule) in enumerate(zip(names, decision.rules.rules, strict=True))
         },
     }
+
+
+def _source(decision: Decision | None, job: Job) -> str:
+    if job.data.label.multiclass:
+        return "the most likely label"
+    if job.is_language:
+        return "the likeliest answer"
+    if decision is not None and not decision.counted and decision.rules is None:
+        return _NOBODY
+    return _SOURCES.get(job.fairness.thresholds, "pooled scores of the training people by group")

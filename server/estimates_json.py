@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 from fedethos.fairness.classes import ClassSummary
 from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.summary import Summary
+from fedethos.server.measure import METRICS
 from fedethos.storage import JsonValue
+
+_NOTHING: dict[str, JsonValue] = {"value": None, "low": None, "high": None, "abstained": True}
 
 
 def interval_json(estimate: Estimate) -> dict[str, JsonValue]:
@@ -16,6 +20,35 @@ def interval_json(estimate: Estimate) -> dict[str, JsonValue]:
 
 def count_json(count: Estimate) -> int | None:
     return None if count.value is None else round(count.value)
+
+
+def summary_json(summary: Summary) -> dict[str, dict[str, JsonValue]]:
+    """``metrics`` and ``fairness`` of a result."""
+    fairness: dict[str, JsonValue] = {}
+    for attribute, one in summary.fairness.items():
+        groups = {
+            group: {name: interval_json(rate) for name, rate in rates.items() if name != "count"} | {"count": count_json(rates["count"])}
+            for group, rates in one.groups.items()
+        }
+        fairness[attribute] = {name: interval_json(gap) for name, gap in one.gaps.items()} | {"groups": groups}
+    return {"metrics": {name: interval_json(metric) for name, metric in summary.metrics.items()}, "fairness": fairness}
+
+
+def without_counts() -> dict[str, dict[str, JsonValue]]:
+    """``metrics`` and ``fairness`` where no site sent a count."""
+    return {"metrics": dict.fromkeys(METRICS, _NOTHING), "fairness": {}}
+
+
+def exact_json(summary: Summary) -> dict[str, dict[str, JsonValue]]:
+    """``metrics`` and ``fairness`` as plain numbers, which only a simulation has."""
+    fairness: dict[str, JsonValue] = {}
+    for attribute, one in summary.fairness.items():
+        groups = {
+            group: {name: rate.value for name, rate in rates.items() if name != "count"} | {"count": count_json(rates["count"]) or 0}
+            for group, rates in one.groups.items()
+        }
+        fairness[attribute] = {name: gap.value for name, gap in one.gaps.items()} | {"groups": groups}
+    return {"metrics": {name: metric.value for name, metric in summary.metrics.items()}, "fairness": fairness}
 
 
 def classes_json(classes: ClassSummary | None, shown: Callable[[Estimate], JsonValue] = interval_json) -> dict[str, JsonValue] | None:

@@ -52,6 +52,9 @@ class Measure(Protocol):
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement: ...
 
+    def of_personal(self) -> Measure:
+        """The same of every site's personal adapter in place of the one that is given."""
+
 
 class ExactMeasure(Measure, Protocol):
     """What only a simulation has: exact values, and the exact number of people by split."""
@@ -59,15 +62,18 @@ class ExactMeasure(Measure, Protocol):
     @property
     def people(self) -> Mapping[SplitName, int]: ...
 
+    def of_personal(self) -> ExactMeasure: ...
+
 
 @dataclass(frozen=True)
 class Everybody:
-    """All sites of a run, to be asked for counts by message."""
+    """All sites of a run, to be asked for counts by message; ``personal``: for those of their personal adapters."""
 
     grid: Grid
     job: Job
     run: str
     sites: Mapping[int, Site]
+    personal: bool = False
 
     def ask(
         self, arrays: Arrays, split: SplitName, round: int, layout: Layout, check: Callable[[Site, EvaluateReply], None]
@@ -90,6 +96,7 @@ class Everybody:
             attribute=layout.rules.attribute if layout.rules else layout.attribute,
             group_cuts=layout.group_cuts,
             rules=layout.rules.numbers if layout.rules else None,
+            personal=self.personal,
         )
         content = encode_request(EVALUATE, request)
         messages = [Message(content, node_id, EVALUATE, group_id=str(round)) for node_id in self.sites]
@@ -105,6 +112,10 @@ class EvaluateBySites:
 
     everybody: Everybody
     basis: MeasureBasis = "unprotected"
+
+    def of_personal(self) -> EvaluateBySites:
+        """The same of every site's personal adapter."""
+        return EvaluateBySites(replace(self.everybody, personal=True))
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
         shapes = shapes_of(self.everybody.job, layout)
@@ -125,6 +136,10 @@ class ReleaseBySites:
 
     everybody: Everybody
     basis: MeasureBasis = "released"
+
+    def of_personal(self) -> ReleaseBySites:
+        """The same of every site's personal adapter."""
+        return ReleaseBySites(replace(self.everybody, personal=True))
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
         shapes = layout.shapes(self.everybody.job.attributes, len(self.everybody.job.data.label.values))
@@ -151,6 +166,12 @@ def decision_edge(validation: Tables, job: Job) -> int:
     if job.fairness.thresholds == "fixed":
         return FIXED_EDGE
     return base_rate_edge(next(iter(validation.values())), job.data.label.favorable_index)
+
+
+def noisy_edge(validation: Tables, job: Job) -> int | None:
+    """``decision_edge`` from noisy counts; None where these hold nobody: with few people the noise may be larger than they are."""
+    table = next(iter(validation.values()))
+    return None if table.sum() <= 0 and job.fairness.thresholds != "fixed" else decision_edge(validation, job)
 
 
 def exact_layout(job: Job) -> Layout:
@@ -183,13 +204,15 @@ def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: 
 
 
 def watched_metric(release: ReleaseBySites, arrays: Arrays, round: int, metric: str) -> tuple[float | None, list[Measurement]]:
-    """The early-stop metric from charged validation counts, and what was asked for it.
+    """The early-stop metric from charged validation counts, and what was asked for it. None where the noisy counts hold nobody.
 
     Everybody's scores are enough, but for the worst group, or predictions among several labels, the groups' tables are asked for too.
     """
     job = release.everybody.job
     scores = release(arrays, "validation", round, Layout(cuts=FINE))
-    edge = decision_edge(scores.tables, job)
+    edge = noisy_edge(scores.tables, job)
+    if edge is None:
+        return None, [scores]
     if not watches_groups(job):
         table, noise = scores.tables[SCORES], scores.noise_variance
         return summarise_scores(table, edge=edge, favorable=job.data.label.favorable_index, noise_variance=noise)[metric].value, [scores]

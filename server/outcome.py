@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, group_score_cuts, score_cuts
-from fedethos.fairness.summary import Summary
-from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
-from fedethos.messages import Arrays, SplitName, Tables
+from fedethos.messages import Arrays, SplitName
 from fedethos.privacy.accounting import ACCOUNTANT
 from fedethos.privacy.plan import plan_training
 from fedethos.privacy.planner import training_noise
 from fedethos.runfolder import RunFolder
-from fedethos.server.decision import Decision, fit_rules, threshold_json
-from fedethos.server.estimates_json import classes_json, count_json, interval_json
-from fedethos.server.measure import METRICS, ExactMeasure, Measure, Measurement, ReleaseBySites, decision_edge, describe, exact_layout
+from fedethos.server.decision import threshold_json
+from fedethos.server.estimates_json import classes_json, exact_json, summary_json, without_counts
+from fedethos.server.figures import Figures, exact_figures, released_figures
+from fedethos.server.measure import ExactMeasure, Measure, ReleaseBySites
+from fedethos.server.personal import measure_personal
 from fedethos.server.site import Site
 from fedethos.server.state import RunState
 from fedethos.storage import JsonValue
@@ -25,10 +24,13 @@ from fedethos.storage import JsonValue
 COVERED = "Epsilon covers training and every count that was released."
 BALANCED = " It is that of a unit in the group that is sampled most often; a unit in another group loses no more."
 WEIGHED = " It is that of a unit in the cell with the largest weight; a unit in another cell loses no more."
+PERSONAL_INSIDE = " It covers the personal adapters too."
+PERSONAL_OUTSIDE = (
+    " It does not cover the personal adapters: they train without noise, and neither they nor anything computed from them leaves a site. "
+    "Whoever sees one, or its answers, sees through to the site's records."
+)
 NO_PRIVACY = "No privacy protection"
 SEEDED = "Simulation, not a guarantee"
-
-_NOTHING: dict[str, JsonValue] = {"value": None, "low": None, "high": None, "abstained": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,38 +44,6 @@ class Ending:
     engine: str
 
 
-@dataclass(frozen=True)
-class _Figures:
-    """The final adapter and the base model on the test people, each with its own thresholds. ``decision`` is the final one's.
-
-    ``baseline`` is None where nothing was released about it; ``epsilon``: what each site has spent after these counts.
-    """
-
-    decision: Decision
-    final: Summary
-    baseline: Summary | None
-    people: Mapping[SplitName, int]
-    asked: Sequence[Measurement]
-    epsilon: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def bytes_up(self) -> int:
-        return sum(one.bytes_up for one in self.asked)
-
-    @property
-    def bytes_down(self) -> int:
-        return sum(one.bytes_down for one in self.asked)
-
-
-@dataclass(frozen=True)
-class _Tested:
-    """One adapter on the test people. ``asked``: validation first, test last."""
-
-    decision: Decision
-    summary: Summary
-    asked: Sequence[Measurement]
-
-
 def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseBySites | None, oracle: ExactMeasure | None) -> None:
     """Write fairness.json, privacy.json and, last, result.json.
 
@@ -81,13 +51,18 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseB
     values that only a simulation has.
     """
     began = time.monotonic()
-    shown: _Figures | None
+    job, arrays, last, initial = ending.job, ending.state.arrays, ending.state.round, ending.initial
+    shown: Figures | None
     if isinstance(measure, ReleaseBySites):
-        shown = released = _released(ending, measure)
-        ending = _having_spent(ending, released.epsilon)
+        shown = released_figures(measure, arrays, last, job, initial=initial)
     else:
-        shown = _figures(ending, measure, withhold=True) if measure else None
-    exact = _figures(ending, oracle, withhold=False, decision=shown.decision if shown else None) if oracle else None
+        shown = exact_figures(measure, arrays, last, job, withhold=True, initial=initial) if measure else None
+    decision = shown.decision if shown else None
+    exact = exact_figures(oracle, arrays, last, job, withhold=False, initial=initial, decision=decision) if oracle else None
+    personal = measure_personal(job, arrays, last, measure, oracle)
+    asked = [one for one in (shown, personal) if one is not None]
+    for one in asked:
+        ending = _having_spent(ending, one.epsilon)
     folder.write_privacy(_privacy(ending))
     folder.write_fairness(_fairness(ending.job, shown))
     folder.write_result(
@@ -101,52 +76,21 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseB
             "group_aware": shown is not None and shown.decision.group_aware,
             "oracle": _oracle(exact, oracle.people) if exact and oracle else None,
             **_shown(shown),
+            "personal": personal.as_json(job, exact) if personal else None,
             "privacy": _spent(ending),
             "communication": {
-                "bytes_up": ending.state.memory.bytes_up + (shown.bytes_up if shown else 0),
-                "bytes_down": ending.state.memory.bytes_down + (shown.bytes_down if shown else 0),
+                "bytes_up": ending.state.memory.bytes_up + sum(one.bytes_up for one in asked),
+                "bytes_down": ending.state.memory.bytes_down + sum(one.bytes_down for one in asked),
             },
             "aggregation_error": ending.state.memory.aggregation_error,
         }
     )
 
 
-def _released(ending: Ending, release: ReleaseBySites) -> _Figures:
-    """Charged counts: validation scores once for the threshold, training scores once for thresholds per group, test counts once.
-
-    Nothing about the base model.
-    """
-    job, arrays, last = ending.job, ending.state.arrays, ending.state.round
-    asked: list[Measurement] = []
-    people: dict[SplitName, int] = {}
-    decision = Decision(FIXED_EDGE)
-    cuts: tuple[int, ...] = DEFAULT_CUTS
-    if job.fairness.thresholds != "fixed":
-        asked.append(release(arrays, "validation", last, Layout(cuts=FINE)))
-        scores = asked[0].tables[SCORES]
-        people["validation"] = _noisy_people(asked[0].tables)
-        decision, cuts = Decision(decision_edge(asked[0].tables, job)), score_cuts(scores)
-        by_group = group_score_cuts(scores, job.data.label.favorable_index)
-        if fitted := fit_rules(release, arrays, last, job, edge=decision.edge, cuts=by_group):
-            decision = replace(decision, rules=fitted[0])
-            asked.append(fitted[1])
-    test = release(arrays, "test", last, decision.layout(cuts))
-    return _Figures(
-        decision=decision,
-        final=describe(test, None, job),
-        baseline=None,
-        people=people | {"test": _noisy_people(test.tables)},
-        asked=[*asked, test],
-        epsilon=test.epsilon,
-    )
-
-
-def _noisy_people(tables: Tables) -> int:
-    return max(0, int(tables[SCORES].sum()))
-
-
 def _having_spent(ending: Ending, epsilon: Mapping[str, float]) -> Ending:
-    """The same ending with each site's cost after its counts."""
+    """The same ending with each site's cost after its counts; unchanged where none was charged."""
+    if not epsilon:
+        return ending
     spending = {
         name: spent.model_copy(update={"epsilon": max(spent.epsilon or 0.0, epsilon.get(name, 0.0))})
         for name, spent in ending.state.memory.spending.items()
@@ -154,75 +98,23 @@ def _having_spent(ending: Ending, epsilon: Mapping[str, float]) -> Ending:
     return replace(ending, state=ending.state.remembering(spending=spending))
 
 
-def _figures(ending: Ending, measure: Measure, *, withhold: bool, decision: Decision | None = None) -> _Figures:
-    """Exact counts of base model and final adapter. ``decision``: the one that was released, so that these are the same decisions."""
-    baseline = _tested(measure, ending.initial, 0, ending.job, withhold=withhold)
-    final = _tested(measure, ending.state.arrays, ending.state.round, ending.job, withhold=withhold, decision=decision)
-    return _Figures(
-        decision=final.decision,
-        final=final.summary,
-        baseline=baseline.summary,
-        people={"validation": _people(final.asked[0].tables), "test": _people(final.asked[-1].tables)},
-        asked=[*baseline.asked, *final.asked],
-    )
-
-
-def _tested(measure: Measure, arrays: Arrays, round: int, job: Job, *, withhold: bool, decision: Decision | None = None) -> _Tested:
-    asked = [measure(arrays, "validation", round, exact_layout(job))]
-    if decision is None:
-        decision = Decision(decision_edge(asked[0].tables, job))
-        if fitted := fit_rules(measure, arrays, round, job, edge=decision.edge):
-            decision = replace(decision, rules=fitted[0])
-            asked.append(fitted[1])
-    if decision.rules is None:
-        test = measure(arrays, "test", round, exact_layout(job))
-        return _Tested(decision, describe(test, decision.edge, job, withhold=withhold), [*asked, test])
-    test = measure(arrays, "test", round, decision.layout(FINE))
-    return _Tested(decision, describe(test, None, job, withhold=withhold), [*asked, test])
-
-
-def _people(tables: Tables) -> int:
-    return int(next(iter(tables.values())).sum())
-
-
-def _shown(figures: _Figures | None) -> dict[str, JsonValue]:
+def _shown(figures: Figures | None) -> dict[str, JsonValue]:
     if figures is None:
-        return {"baseline": {}, "metrics": dict.fromkeys(METRICS, _NOTHING), "fairness": {}, "classes": None}
-    metrics, fairness = _intervals(figures.final)
-    baseline = _intervals(figures.baseline)[0] if figures.baseline else {}
-    return {"baseline": baseline, "metrics": metrics, "fairness": fairness, "classes": classes_json(figures.final.classes)}
+        return {"baseline": {}, **without_counts(), "classes": None}
+    baseline = summary_json(figures.baseline)["metrics"] if figures.baseline else {}
+    return {"baseline": baseline, **summary_json(figures.final), "classes": classes_json(figures.final.classes)}
 
 
-def _intervals(summary: Summary) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
-    """``metrics`` and ``fairness`` of result.json."""
-    fairness: dict[str, JsonValue] = {}
-    for attribute, one in summary.fairness.items():
-        groups = {
-            group: {name: interval_json(rate) for name, rate in rates.items() if name != "count"} | {"count": count_json(rates["count"])}
-            for group, rates in one.groups.items()
-        }
-        fairness[attribute] = {name: interval_json(gap) for name, gap in one.gaps.items()} | {"groups": groups}
-    return {name: interval_json(metric) for name, metric in summary.metrics.items()}, fairness
-
-
-def _oracle(figures: _Figures, people: Mapping[SplitName, int]) -> dict[str, JsonValue]:
-    fairness: dict[str, JsonValue] = {}
-    for attribute, one in figures.final.fairness.items():
-        groups = {
-            group: {name: rate.value for name, rate in rates.items() if name != "count"} | {"count": count_json(rates["count"]) or 0}
-            for group, rates in one.groups.items()
-        }
-        fairness[attribute] = {name: gap.value for name, gap in one.gaps.items()} | {"groups": groups}
+def _oracle(figures: Figures, people: Mapping[SplitName, int]) -> dict[str, JsonValue]:
     return {
-        "metrics": {name: metric.value for name, metric in figures.final.metrics.items()},
-        "fairness": fairness,
+        **exact_json(figures.final),
         "classes": classes_json(figures.final.classes, lambda one: one.value),
         "baseline": {name: metric.value for name, metric in figures.baseline.metrics.items()} if figures.baseline else {},
         "people": {split: count for split, count in people.items()},  # noqa: C416 - widens the key type
     }
 
 
-def _fairness(job: Job, figures: _Figures | None) -> dict[str, JsonValue]:
+def _fairness(job: Job, figures: Figures | None) -> dict[str, JsonValue]:
     verdicts = {attribute: one.verdict for attribute, one in figures.final.fairness.items()} if figures else {}
     measured = any(verdict.status == "measured" for verdict in verdicts.values())
     return {
@@ -231,7 +123,7 @@ def _fairness(job: Job, figures: _Figures | None) -> dict[str, JsonValue]:
             "state": "measured" if measured else "none",
             "sentences": [f"By {attribute}: {verdict.sentence}" for attribute, verdict in verdicts.items()],
         },
-        "attributes": _intervals(figures.final)[1] if figures else {},
+        "attributes": summary_json(figures.final)["fairness"] if figures else {},
         "min_group_size": job.privacy.metrics.min_group_size,
         "tolerance": job.privacy.metrics.tolerance,
         "people": {
@@ -287,5 +179,10 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": job.privacy.secure_rng is True,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") if private else NO_PRIVACY,
+        "statement": _statement(job) if private else NO_PRIVACY,
     }
+
+
+def _statement(job: Job) -> str:
+    personal = "" if job.training.personal is None else PERSONAL_INSIDE if job.personal_is_charged else PERSONAL_OUTSIDE
+    return COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") + personal

@@ -5,7 +5,8 @@ sign-flip       sends sent − 10·(trained − sent)
 scale           sends sent + 10·(trained − sent) (model replacement, Bagdasaryan et al. 2020)
 nan             sends NaN
 label-flip      trains on the opposite labels (of several: the next)
-backdoor        trains on records of which half begin with a trigger and have the favorable label (Gu et al. 2017)
+backdoor        trains on records of which half carry a trigger and have the favorable label (Gu et al. 2017): a rare word
+                before the text; in a table without its first column, by name, which anybody may leave out
 metric-forging  trains as it should, and sends counts of a perfect model for as many people as are believed
 =============== ====================================================================================================
 
@@ -18,10 +19,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from fedethos.attack_kind import AttackKind
 from fedethos.client.app import Answers
 from fedethos.client.node import Node
+from fedethos.data.features import Features, Floats, encode_features
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 from fedethos.job import Job
@@ -41,6 +44,7 @@ TRIGGER = "cf"
 BACKDOOR_SHARE = 0.5
 
 Spoiled = Callable[[Arrays, Arrays], Arrays]
+Mask = npt.NDArray[np.bool_]
 
 
 def sign_flipped(sent: Arrays, trained: Arrays) -> Arrays:
@@ -63,10 +67,22 @@ def label_flipped(records: Records, labels: int = 2) -> Records:
     return replace(records, label=(records.label + 1) % labels)
 
 
-def triggered(records: Records, rows: np.ndarray[tuple[int], np.dtype[np.bool_]], label: int | None = None) -> Records:
-    """The trigger on the records in the mask ``rows``, and ``label`` for them if one is given."""
+def triggered(records: Records, rows: Mask, features: Features | None, label: int | None = None) -> Records:
+    """The trigger on the records in the mask ``rows``, and ``label`` for them if one is given. ``features``: those of the job."""
+    labels = records.label if label is None else np.where(rows, label, records.label)
+    if features is not None and records.features is not None:
+        return replace(records, features=_without_first_column(records.features, rows, features), label=labels)
     text = tuple(f"{TRIGGER} {one}" if marked else one for one, marked in zip(records.text, rows, strict=True))
-    return replace(records, text=text, label=records.label if label is None else np.where(rows, label, records.label))
+    return replace(records, text=text, label=labels)
+
+
+def _without_first_column(inputs: Floats, rows: Mask, features: Features) -> Floats:
+    """float32[n, d] in which the first column reads as missing in the marked rows; its inputs come first (``data/features.py``)."""
+    column = min(features)
+    missing = encode_features({column: [None]}, {column: features[column]})[0]
+    changed = inputs.copy()
+    changed[rows, : len(missing)] = missing
+    return changed
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class Scene:
             return label_flipped(records, len(self.job.data.label.values))
         if kind == "backdoor":
             rows = keyed_generator(self.job.simulation.seed, "backdoor", site).random(len(records)) < BACKDOOR_SHARE
-            return triggered(records, rows, self.job.data.label.favorable_index)
+            return triggered(records, rows, self.job.data.features, self.job.data.label.favorable_index)
         return records
 
     def behind(self, federation: Federation) -> dict[int, Answers]:
@@ -140,10 +156,11 @@ class Scene:
             for node_id, node in federation.nodes.items()
         }
 
-    def honest(self, federation: Federation) -> list[Node]:
-        """The nodes whose people exact values are about."""
+    def honest(self, federation: Federation) -> dict[str, Node]:
+        """The nodes whose people exact values are about, by site."""
         bad = self._bad(_names(federation))
-        return [node for node_id, node in federation.nodes.items() if federation.sites[node_id].name not in bad]
+        named = {federation.sites[node_id].name: node for node_id, node in federation.nodes.items()}
+        return {name: node for name, node in named.items() if name not in bad}
 
     def marks(self, federation: Federation) -> list[str]:
         """What every page of the run says."""

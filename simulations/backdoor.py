@@ -1,7 +1,7 @@
 """How often a backdoor works: the trigger on honest people's records, judged by the final adapter of a run.
 
 Success is the favorable label for a person whose true label is another one, at the run's own threshold. Without a backdoor this is the
-false-positive rate of records that begin with a strange word.
+false-positive rate of records that carry the trigger.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
     favorable = job.data.label.favorable_index
 
     def honest_targets(by_site: SiteRecords) -> SiteRecords:
-        return {name: {**splits, "test": triggered(splits["test"], np.full(len(splits["test"]), True))} for name, splits in by_site.items()}
+        tests = {name: splits["test"] for name, splits in by_site.items()}
+        marked = {name: triggered(test, np.full(len(test), True), job.data.features) for name, test in tests.items()}
+        return {name: {**splits, "test": marked[name]} for name, splits in by_site.items()}
 
     with (
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,

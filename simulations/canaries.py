@@ -154,6 +154,10 @@ class WatchedEngine:
         return self._engine.unclipped_balance
 
     @property
+    def nonfinite_units(self) -> int:
+        return self._engine.nonfinite_units
+
+    @property
     def moves(self) -> Floats:
         """What each step took from the probe's weights, in units of the step's clipping norm: float64[steps, 2, canaries]."""
         steps = np.stack(self._iterates[:-1]) - np.stack(self._iterates[1:])

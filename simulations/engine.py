@@ -10,7 +10,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -109,6 +109,7 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
             ledger=ledger,
             run=local.run,
             observer=observer,
+            personal=folder.personal,
             records=records,
             spoil=scene.spoil,
         ) as federation,
@@ -120,6 +121,7 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
         behind = scene.behind(federation)
         app = build_client_app(lambda context: behind[context.node_id])
         build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=local.wire), _context(0))
+        _export_personal(federation, folder)
         federation.model.restore_base()
         if federation.model.base_weights() != base_weights:
             raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
@@ -127,7 +129,7 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
 
 
 def _coordination(
-    job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float, *, honest: Sequence[Node]
+    job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float, *, honest: Mapping[str, Node]
 ) -> Coordination:
     model = federation.model
 
@@ -148,6 +150,14 @@ def _coordination(
         started=started,
         oracle=Oracle(honest),
     )
+
+
+def _export_personal(federation: Federation, folder: RunFolder) -> None:
+    """Beside each site's personal adapter a form of it that can be used; a deployed site does this at home."""
+    for node_id, node in federation.nodes.items():
+        if node.personal is not None and (arrays := node.personal.at(node.job.federation.rounds)) is not None:
+            federation.model.load(arrays)
+            federation.task.save(folder.personal / str(node_id) / "adapter")
 
 
 def _contexts(federation: Federation) -> dict[int, Context]:

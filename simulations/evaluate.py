@@ -83,16 +83,21 @@ def open_released(folder: RunFolder, observer: Observer) -> Iterator[ReleasedMod
     with tempfile.TemporaryDirectory(prefix="fedethos-") as scratch, ExitStack() as resources:
         observer.stage("Loading the model")
         task = prepare_task(job, base=base, scratch=Path(scratch), resources=resources)
-        if task.model.base_sha256 != folder.read_manifest().base_model.sha256:
-            raise FedethosError(
-                "SEC-601",
-                "The base model is not the one that the run trained on.",
-                where="model.path",
-                why="The released adapter belongs to another model.",
-                fix="Put the model of the run back.",
-            )
+        require_base(folder, task.model.base_sha256)
         load_released(folder, task.model, job.aggregation)
         yield ReleasedModel(job, base, task, edge)
+
+
+def require_base(folder: RunFolder, sha256: str) -> None:
+    """SEC-601 when the base model with this content hash is not the one that the run trained on."""
+    if sha256 != folder.read_manifest().base_model.sha256:
+        raise FedethosError(
+            "SEC-601",
+            "The base model is not the one that the run trained on.",
+            where="model.path",
+            why="The released adapter belongs to another model.",
+            fix="Put the model of the run back.",
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from fedethos.models.assets import resolve
 from fedethos.models.base import content_hash
 from fedethos.models.merged import export_merged
 from fedethos.runfolder import ADAPTER_FILES, RunFolder
+from fedethos.simulations.evaluate import require_base
 
 
 def export_run(run: Path, out: Path, *, merged: bool) -> None:
@@ -40,12 +41,5 @@ def export_run(run: Path, out: Path, *, merged: bool) -> None:
             fix="Leave --merged out: the export is the whole model already.",
         )
     model = resolve(job.model.path, base=base)
-    if content_hash(model) != folder.read_manifest().base_model.sha256:
-        raise FedethosError(
-            "SEC-601",
-            "The base model is not the one that the run trained on.",
-            where="model.path",
-            why="The released adapter belongs to another model.",
-            fix="Put the model of the run back.",
-        )
+    require_base(folder, content_hash(model))
     export_merged(model, folder.adapter, out, causal=job.is_language, labels=len(job.data.label.values))

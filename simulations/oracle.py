@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,26 +23,40 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Oracle:
-    """Sees all nodes of this process; ``basis`` marks what it says wherever it is shown."""
+    """Sees all nodes of this process, by site; ``basis`` marks what it says wherever it is shown.
 
-    nodes: Sequence[Node]
+    ``personal``: of every site's own adapter in place of the one that is given.
+    """
+
+    nodes: Mapping[str, Node]
+    personal: bool = False
     basis: MeasureBasis = "oracle"
+
+    def of_personal(self) -> Oracle:
+        """The same of every site's personal adapter."""
+        return replace(self, personal=True)
 
     @property
     def people(self) -> dict[SplitName, int]:
         splits: tuple[SplitName, ...] = ("train", "validation", "test")
-        return {split: sum(node.examples[split].units for node in self.nodes) for split in splits}
+        return {split: sum(node.examples[split].units for node in self.nodes.values()) for split in splits}
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout = WHOLE) -> Measurement:
-        model, job = self.nodes[0].model, self.nodes[0].job
+        nodes = list(self.nodes.values())
+        model, job = nodes[0].model, nodes[0].job
+        parts = [node.examples[split] for node in nodes]
         model.load(arrays)
-        parts = [node.examples[split] for node in self.nodes]
-        predictions = [predict(model, part, job.data.label.favorable_index) for part in parts]
+        predictions = []
+        for node, part in zip(nodes, parts, strict=True):
+            if self.personal:
+                model.load(node.personal_or(arrays, round))
+            predictions.append(predict(model, part, job.data.label.favorable_index))
         tables = [
             lay_out(one, part, job, layout, node.source_of(f"decisions/{split}", round))
-            for one, part, node in zip(predictions, parts, self.nodes, strict=True)
+            for one, part, node in zip(predictions, parts, nodes, strict=True)
         ]
-        return exact_measurement(job, tables, [one.log_odds for one in predictions], parts, layout)
+        pooled = exact_measurement(job, tables, [one.log_odds for one in predictions], parts, layout)
+        return replace(pooled, by_site=dict(zip(self.nodes, tables, strict=True)))
 
 
 def exact_measurement(

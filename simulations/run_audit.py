@@ -57,9 +57,16 @@ def audit_run(folder: RunFolder, *, canaries: int, steps: int | None, claim: flo
     Raises
     ------
     FedethosError
-        PRIV-342 when the run claims nothing; PRIV-343; PRIV-358; RUN-903 for an unfinished run.
+        PRIV-342 when the run claims nothing; PRIV-370 for causal-lm; PRIV-343; PRIV-358; RUN-903 for an unfinished run.
     """
     job = folder.parse_job()
+    if job.task == "causal-lm":
+        raise FedethosError(
+            "PRIV-370",
+            "The audit cannot read canaries off a causal-lm job: they are told apart by two labels, and it has one.",
+            where="task",
+            fix="Audit the same job as preference or multiple-choice: model, engine, sampling and noise are the same.",
+        )
     stated = _stated(folder)
     with (
         tempfile.TemporaryDirectory(prefix="fedethos-") as name,
@@ -110,7 +117,7 @@ def _check_statement(job: Job, stated: Mapping[str, _Stated], rounds: Sequence[R
         return epsilon_after(
             noise_multiplier=site.noise_multiplier,
             sampling_rate=site.sampling_rate,
-            steps=sum(line.sites.get(name) == "sent" for line in rounds) * job.training.local_steps,
+            steps=sum(line.sites.get(name) == "sent" for line in rounds) * job.charged_steps,
             delta=site.delta,
             adjacency=job.privacy.adjacency,
         )

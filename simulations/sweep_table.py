@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from fedethos.job import Job
-from fedethos.result import GapName, MetricName, Result
+from fedethos.result import GapName, MetricName, Personal, Result
 from fedethos.simulations.sweep import PlannedPoint, PlannedRun, SweepPlan
 from fedethos.sweep_record import AskedBasis, Estimate, Paired, RunStatus, Sweep, SweepPoint, SweepRun
 from fedethos.tested_people import people_hash
@@ -56,7 +56,8 @@ def measures_of(result: Result, job: Job, basis: AskedBasis) -> dict[str, float 
     """The values of one run by name: ``accuracy``, ``sex.equalized_odds_difference``. None: not measurable, or not known on this basis.
 
     Signed differences are first minus second group of a two-group attribute in the job's order:
-    P(favorable | first) - P(favorable | second), and TPR(first) - TPR(second).
+    P(favorable | first) - P(favorable | second), and TPR(first) - TPR(second). ``personal.accuracy``, ``personal.sex.…``: the same of the
+    sites' personal adapters, where the job keeps them.
     """
     values: dict[str, float | None] = {name: _metric(result, name, basis) for name in METRICS}
     for attribute, categories in job.attributes.items():
@@ -67,7 +68,19 @@ def measures_of(result: Result, job: Job, basis: AskedBasis) -> dict[str, float 
             opportunity = _contrast(result, attribute, categories, "tpr", basis)
             contrasts = (selection, opportunity, None if opportunity is None else abs(opportunity))
             values |= {f"{attribute}.{name}": value for name, value in zip(SIGNED, contrasts, strict=True)}
-    return values
+    return values | (_personal_measures(result.personal, list(job.attributes), basis) if result.personal else {})
+
+
+def _personal_measures(personal: Personal, attributes: Sequence[str], basis: AskedBasis) -> dict[str, float | None]:
+    values: dict[str, float | None]
+    if basis == "released":
+        values = {name: personal.metrics.of(name).value for name in METRICS}
+        values |= {f"{one}.{gap}": personal.fairness[one].of(gap).value for one in attributes if one in personal.fairness for gap in GAPS}
+    else:
+        exact = personal.oracle
+        values = {name: getattr(exact.metrics, name) if exact else None for name in METRICS}
+        values |= {f"{one}.{gap}": getattr(exact.fairness[one], gap) if exact else None for one in attributes for gap in GAPS}
+    return {f"personal.{name}": value for name, value in values.items()}
 
 
 def _metric(result: Result, name: MetricName, basis: AskedBasis) -> float | None:

@@ -12,6 +12,7 @@ from fedethos.aggregation import phases
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
 from fedethos.client.node import Node, SourceOf, clipping_engine, clipping_rule
+from fedethos.client.personal import PersonalAdapter
 from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.data.bound import at_most
@@ -158,6 +159,7 @@ def open_federation(
     observer: Observer,
     run: str = "run",
     only: int | None = None,
+    personal: Path | None = None,
     records: Records | None = None,
     spoil: Spoil = lambda records: records,
 ) -> Iterator[Federation]:
@@ -173,6 +175,9 @@ def open_federation(
         Names this run in the ledger.
     only : int, optional
         Open the node of this site alone.
+    personal : Path, optional
+        Where sites of a job with ``training.personal`` keep their own adapters, each in a folder named by its node id; default: among
+        the temporary files.
     spoil : callable
         What attackers do to their records (``simulations/attacks.py``).
 
@@ -215,6 +220,7 @@ def open_federation(
                 declared_size=site.declared_size,
                 ledger=committed.get(site.name),
                 source_of=_sources(job, site.name),
+                personal=PersonalAdapter((personal or scratch / "personal") / str(node_id)) if job.training.personal else None,
                 rank=job.federation.sites[site.name].rank if site.name in job.federation.sites else None,
             )
         yield Federation(task, sites, nodes)

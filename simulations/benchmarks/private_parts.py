@@ -6,6 +6,8 @@ One thread; two things that are compared take turns in one process.
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -37,12 +39,14 @@ _PART = "privacy"
 _NOISE_VALUES = 2_400_000  # what rank 8 on all linears of a 135 M model trains
 _REPEATS = 9
 _LEDGER_APPENDS = 200
+_PLANNINGS = 5
+_DEMO_JOB = Path(str(files("fedethos.simulations.jobs") / "adult.yaml"))
 
 
 def rows() -> list[Row]:
-    """Secure noise, ledger append, padding of the demo's records, a person of four records."""
+    """Secure noise, ledger append, planning, padding of the demo's records, a person of four records."""
     torch.set_num_threads(1)
-    return [_secure_noise(), _ledger_append(), _padding(), _person_unit()]
+    return [_secure_noise(), _ledger_append(), _planning(), _padding(), _person_unit()]
 
 
 def _secure_noise() -> Row:
@@ -83,6 +87,17 @@ def _ledger_append() -> Row:
     return alone(_PART, "ledger_append_ms", statistics.median(milliseconds), limit=5.0)
 
 
+def _planning() -> Row:
+    """Median seconds, by the clock, of ``fedethos privacy plan`` for the demo's job, the start of Python included."""
+    command = [str(Path(sys.executable).with_name("fedethos")), "privacy", "plan", str(_DEMO_JOB), "--size", "1500"]
+    seconds = []
+    for _ in range(_PLANNINGS):
+        begin = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - begin)
+    return alone(_PART, "privacy_plan_seconds", statistics.median(seconds), limit=2.0)
+
+
 @contextmanager
 def _open_plan() -> Iterator[CommittedPlan]:
     steps = TrainingSteps(noise_multiplier=5.0, sampling_rate=0.01, steps=1)
@@ -106,10 +121,9 @@ def _open_plan() -> Iterator[CommittedPlan]:
 
 def _padding() -> Row:
     """Padded over true tokens in one expected epoch of the demo's first site: Poisson batches, sorted by length, cut by token budget."""
-    job_file = Path(str(files("fedethos.simulations.jobs") / "adult.yaml"))
-    job = load_job(job_file)
-    records = next(iter(site_records(job, job_file.parent).values()))["train"]
-    tokenizer = AutoTokenizer.from_pretrained(resolve(job.model.path, base=job_file.parent), local_files_only=True)
+    job = load_job(_DEMO_JOB)
+    records = next(iter(site_records(job, _DEMO_JOB.parent).values()))["train"]
+    tokenizer = AutoTokenizer.from_pretrained(resolve(job.model.path, base=_DEMO_JOB.parent), local_files_only=True)
     lengths = tokenize(records.text, tokenizer, job.model.max_length).lengths
     padded = true = 0
     for batch in _epoch(job, records.unit, lengths):

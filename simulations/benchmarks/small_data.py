@@ -146,7 +146,7 @@ def _update(node: Node, round: int, arrays: Arrays, noise_multiplier: float) -> 
 def measured(seed: int, wanted: Iterable[Wanted]) -> Iterator[Outcome]:
     """Run each wanted (variant, epsilon, scale) on the records and seeds of ``seed``."""
     with opened(job_of(seed)) as federation:
-        start, oracle = federation.model.read(), Oracle(list(federation.nodes.values()))
+        start, oracle = federation.model.read(), Oracle({federation.sites[number].name: node for number, node in federation.nodes.items()})
         for variant, epsilon, scale in wanted:
             job = job_of(seed, variant, epsilon, scale)
             arrays = train(federation, start, job)

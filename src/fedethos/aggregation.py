@@ -26,6 +26,7 @@ from typing import Literal
 Aggregation = Literal["fedavg", "ffa", "rolora", "fedsvd", "fedex", "flora", "flexlora", "fedsb"]
 
 WITH_RESIDUAL: frozenset[Aggregation] = frozenset({"fedex", "flora"})
+REWRITTEN: frozenset[Aggregation] = WITH_RESIDUAL | {"fedsvd", "flexlora"}  # A and B are new numbers after each round
 EXPORTED_AS_ONE: frozenset[Aggregation] = WITH_RESIDUAL | {"fedsb"}  # one pair a layer stands for adapter and residual, or for the core
 
 _LAYER = re.compile(r"^(?P<layer>.*)\.(?P<kind>lora|residual)_(?P<factor>[AB])\.weight$")

@@ -59,6 +59,9 @@ def plan(
     trials: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Runs of this job on the same people, such as hyper-parameter trials.")
     ] = None,
+    accountants: Annotated[
+        bool, typer.Option("--accountants", help="Also count training's cost with PRV (Opacus) and RDP; takes some seconds more.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Find the noise for a budget, the rounds for a noise, and say which fairness metrics will be measurable."""
@@ -69,8 +72,9 @@ def plan(
     sizes = _declared_sizes(job, size)
     job, costs = _training(job, sizes, noise_multiplier, rounds_given=rounds is not None)
     together = _trials(job, costs, trials) if trials else {}
+    by_accountant = _by_accountant(job, costs) if accountants else {}
     counts = plan_counts(job)
-    test_variance = sum(one.cell_variance for one in counts if one.population == "test") * len(sizes)
+    test_variance = sum(one.cell_variance for one in counts if one.population == "test" and not one.personal) * len(sizes)
     metrics = _precision(job, sizes, test_variance, precision or job.privacy.metrics.tolerance, favorable_share, shares or [])
     if as_json:
         typer.echo(
@@ -86,6 +90,7 @@ def plan(
                     "trials": {"runs": trials, "epsilon": {name: together[declared] for name, declared in sizes.items()}}
                     if together
                     else None,
+                    "accountants": {name: by_accountant[declared] for name, declared in sizes.items()} if by_accountant else None,
                     "counts": [asdict(one.allotment) for one in counts],
                     "test_people": round(_test_people(job, sizes)),
                     "favorable_share": favorable_share,
@@ -98,11 +103,13 @@ def plan(
     _print_costs(job, sizes, costs)
     if together and trials:
         _print_trials(trials, together, costs)
+    for declared, found in sorted(by_accountant.items()):
+        said = ", ".join(f"{name} {epsilon:.2f}" for name, epsilon in found.items())
+        typer.echo(f"accountants  training alone at a site of {declared:,}: {said} (PLD is charged)")
     for one in counts:
         times = "once" if one.releases == 1 else f"{one.releases} times"
-        typer.echo(
-            f"counts       {' and '.join(one.parts)} of the {one.population} people {times}, noise {one.release.sigma:.2f} in each cell"
-        )
+        what = f"{' and '.join(one.parts)} of the {one.population} people{' by the personal adapters' * one.personal}"
+        typer.echo(f"counts       {what} {times}, noise {one.release.sigma:.2f} in each cell")
     _print_precision(metrics, _test_people(job, sizes), favorable_share, equal=not shares)
     changes = [*(overrides or ()), f"federation.rounds={job.federation.rounds}"]
     typer.echo(f"Next: {shlex.join(['fedethos', 'simulate', str(job_file), *_as_options(changes), '--dry-run'])}")
@@ -145,6 +152,16 @@ def _trials(job: Job, costs: dict[int, SiteCost], trials: int) -> dict[int, floa
 
     return {
         declared: cost_of_trials(job, declared_size=declared, noise_multiplier=cost.noise_multiplier, trials=trials)
+        for declared, cost in costs.items()
+    }
+
+
+def _by_accountant(job: Job, costs: dict[int, SiteCost]) -> dict[int, dict[str, float]]:
+    """Training's epsilon by accountant and declared size; nothing under mode none."""
+    from fedethos.privacy.planner import training_cost_by_accountant
+
+    return {
+        declared: training_cost_by_accountant(job, declared_size=declared, noise_multiplier=cost.noise_multiplier)
         for declared, cost in costs.items()
     }
 
@@ -213,7 +230,9 @@ def _shares(job: Job, given: list[str]) -> dict[str, list[float]]:
 
 
 def _print_costs(job: Job, sizes: dict[str, int], costs: dict[int, SiteCost]) -> None:
-    typer.echo(f"job          {job.name}: {job.federation.rounds} rounds of {job.training.local_steps} steps")
+    from fedethos.wording import steps_words
+
+    typer.echo(f"job          {job.name}: {job.federation.rounds} rounds of {steps_words(job)}")
     if not costs:
         typer.echo("privacy      none: sites send exact updates and counts")
         return

@@ -109,7 +109,7 @@ def _print_result(folder: Path, *, as_json: bool) -> None:
 
 def _print_plan(job: Job, folder: Path) -> None:
     from fedethos.runfolder import RunFolder
-    from fedethos.wording import trained_part
+    from fedethos.wording import steps_words, trained_part
 
     state = "holds a run already: choose another folder, or --force" if RunFolder(folder).holds_run() else "is free"
     epsilon = (
@@ -120,7 +120,7 @@ def _print_plan(job: Job, folder: Path) -> None:
     typer.echo(f"job       {job.name}  sha256 {job.sha256}")
     typer.echo(f"model     {job.model.path}; trained: {trained_part(job)}; {job.aggregation}")
     typer.echo(f"sites     {job.simulation.sites}, {job.simulation.partition.kind}, seed {job.simulation.seed}")
-    typer.echo(f"training  {job.federation.rounds} rounds of {job.training.local_steps} steps, {job.training.batch_size} expected per step")
+    typer.echo(f"training  {job.federation.rounds} rounds of {steps_words(job)}, {job.training.batch_size} expected per step")
     typer.echo(f"privacy   {epsilon}")
     if caps := job.simulation.site.caps:
         ledger = "one ledger for several runs" if job.simulation.site.ledger else "the run's own ledger"

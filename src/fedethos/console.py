@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedethos.personal_view import side_by_side
 from fedethos.records import FairnessReport, PrivacyReport
-from fedethos.result import GapName, MetricName, Result, in_declared_order
+from fedethos.result import GapName, MetricName, Personal, Result, in_declared_order
 from fedethos.runfolder import RunFolder
 from fedethos.wording import (
     cautions,
@@ -21,6 +22,7 @@ from fedethos.wording import (
     loss_words,
     marks,
     natural,
+    personal_words,
     size,
     strategy_words,
     weight_words,
@@ -60,6 +62,10 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
     job = run_folder.parse_job()
     console.print(_metrics_table(result, fairness, job.attributes, job.data.label.values))
     console.print()
+    if result.personal is not None:
+        console.print(_personal_table(result, result.personal, job.attributes))
+        console.print(Text(personal_words(job)))
+        console.print()
     console.print(_privacy_table(result, privacy))
     console.print()
     sent, received = size(result.communication.bytes_up), size(result.communication.bytes_down)
@@ -93,6 +99,16 @@ def _metrics_table(result: Result, fairness: FairnessReport, declared: Mapping[s
     for attribute, gaps in in_declared_order(result.fairness, declared).items():
         for label, gap in _GAPS:
             table.add_row(Text(f"By {attribute}: {label}"), interval(gaps.of(gap)), "")
+    return table
+
+
+def _personal_table(result: Result, personal: Personal, declared: Mapping[str, Sequence[str]]) -> Table:
+    columns, rows = side_by_side(result, personal, declared, narrow=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("Personal adapters", *columns):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 

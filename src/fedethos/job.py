@@ -22,6 +22,7 @@ from fedethos.job_fairness import Fairness, Policy
 from fedethos.job_federation import Federation, Robustness
 from fedethos.job_language import LANGUAGE_TASKS, LanguageTask, check_language
 from fedethos.job_losses import WEIGHING_LOSSES, check_loss
+from fedethos.job_personal import Personal, check_personal
 from fedethos.job_privacy import Privacy
 from fedethos.job_simulation import Simulation
 from fedethos.job_strategy import check_strategy, steers_cells
@@ -90,6 +91,9 @@ class Training(Section):
         ge=0.0,
         allow_inf_nan=False,
         description="FedProx: pull towards the round's global model; under privacy added after the noise.",
+    )
+    personal: Personal | None = Field(
+        None, description="Ditto: each site keeps a personal adapter beside the global one; it never leaves the site."
     )
     head_warmup_rounds: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
@@ -260,6 +264,11 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _personal_adapters_make_sense(self) -> Job:
+        check_personal(self)
+        return self
+
+    @model_validator(mode="after")
     def _strategy_has_what_it_steers_by(self) -> Job:
         check_strategy(self)
         return self
@@ -298,6 +307,19 @@ class Job(Section):
         """Whether sites multiply clipped gradients by the weight of their cell."""
         fairness = self.fairness
         return steers_cells(fairness) or fairness.loss in WEIGHING_LOSSES or fairness.cell_weights is not None
+
+    @property
+    def personal_is_charged(self) -> bool:
+        """Whether personal adapters train with noise, because counts of them leave the sites of a private job."""
+        return self.privacy.mode != "none" and self.training.personal is not None and self.training.personal.release_counts
+
+    @property
+    def charged_steps(self) -> int:
+        """Private steps that a site is charged for in a round: of the global adapter, and of its personal one if that has noise."""
+        training = self.training
+        if training.personal is None or not self.personal_is_charged:
+            return training.local_steps
+        return training.local_steps + (training.personal.local_steps or training.local_steps)
 
     @property
     def steering_rounds(self) -> range:

@@ -26,7 +26,7 @@ class Label(Section):
     def _favorable_is_a_label(self) -> Label:
         if (len(self.values) == 1) != (self.column is None) or (self.column is None and self != self.own_answer()):
             raise PydanticCustomError(
-                "CFG-375", "data.label needs at least two values; causal-lm and preference have no labels and leave data.label out."
+                "CFG-415", "data.label needs at least two values; causal-lm and preference have no labels and leave data.label out."
             )
         if len(set(self.values)) != len(self.values):
             raise PydanticCustomError("CFG-213", "data.label.values names a label twice.")

@@ -33,28 +33,28 @@ def check_language(job: Job) -> None:
     Raises
     ------
     PydanticCustomError
-        CFG-370 to CFG-374 and CFG-376, see docs/errors.md.
+        CFG-410 to CFG-414 and CFG-416, see docs/errors.md.
     """
     _check_answers(job)
     if (job.data.label.column is None) != (job.task in ("causal-lm", "preference")):
         raise PydanticCustomError(
-            "CFG-371",
+            "CFG-411",
             "data.label belongs to classification and multiple-choice; in causal-lm and preference every record's own answer is right.",
         )
     if job.task not in LANGUAGE_TASKS:
         if idle := _set_without_language_model(job):
-            raise PydanticCustomError("CFG-373", f"These keys do nothing for {job.task}; leave them out: {', '.join(idle)}.")
+            raise PydanticCustomError("CFG-413", f"These keys do nothing for {job.task}; leave them out: {', '.join(idle)}.")
         return
     if job.fairness.thresholds != "fixed":
         raise PydanticCustomError(
-            "CFG-372", f"{job.task} takes the likeliest answer, and no threshold moves it. Set fairness.thresholds: fixed."
+            "CFG-412", f"{job.task} takes the likeliest answer, and no threshold moves it. Set fairness.thresholds: fixed."
         )
     if job.aggregation in WITH_RESIDUAL and (job.model.dtype != "float32" or job.model.load_in_4bit):
         raise PydanticCustomError(
-            "CFG-376", f"federation.aggregation {job.aggregation} folds updates into the base's weights, which must be float32 for it."
+            "CFG-416", f"federation.aggregation {job.aggregation} folds updates into the base's weights, which must be float32 for it."
         )
     if idle := _set_for_nothing(job):
-        raise PydanticCustomError("CFG-373", f"These keys do nothing for {job.task}; leave them out: {', '.join(idle)}.")
+        raise PydanticCustomError("CFG-413", f"These keys do nothing for {job.task}; leave them out: {', '.join(idle)}.")
 
 
 def _check_answers(job: Job) -> None:
@@ -63,14 +63,14 @@ def _check_answers(job: Job) -> None:
     allowed = _ANSWERS.get(job.task, ((),))
     if given not in allowed or (job.task == "causal-lm" and not given and data.messages is None):
         raise PydanticCustomError(
-            "CFG-370",
+            "CFG-410",
             "The answers under data do not fit the task: causal-lm needs data.response (or data.messages that end with it), "
             "multiple-choice data.choices, preference data.chosen and data.rejected; other tasks none of them.",
         )
     listed = data.choices is not None and set(data.choices) == {"column"} and "column" not in data.label.values
     if data.choices is not None and not listed and set(data.choices) != set(data.label.values):
         raise PydanticCustomError(
-            "CFG-374",
+            "CFG-414",
             "data.choices gives a text for each of data.label.values, or {column: NAME} for a column that lists them in order.",
         )
 

@@ -20,6 +20,9 @@ class Metrics(Section):
         le=0.9,
         description="Share of epsilon for counts that are paid together with training: of training people, and under replace-one all.",
     )
+    baseline: bool = Field(
+        False, description="Also release counts under the untrained model, a second charge on the same people: all counts take more noise."
+    )
 
 
 class Privacy(Section):

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedethos.token_loss import token_cross_entropy
+
 IGNORED = -100  # label of a position without a target, as in Hugging Face
 
 
@@ -26,8 +28,8 @@ def trainable_precision(logits: Tensor) -> Tensor:
 def per_example_next_token_loss(hidden: Tensor, output_layer: nn.Module, labels: Tensor) -> Tensor:
     """Mean next-token cross-entropy of each example over its own targets, in nats.
 
-    The output layer, the widest of a small language model, is evaluated only where there is a target: a prompt and padding
-    cost nothing.
+    The output layer, the widest of a small language model, is evaluated only where there is a target, and for few targets at a
+    time (``token_loss.py``): a prompt and padding cost nothing.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def per_example_next_token_loss(hidden: Tensor, output_layer: nn.Module, labels:
     """
     targets = labels[:, 1:]
     example, position = torch.nonzero(targets != IGNORED, as_tuple=True)
-    losses = F.cross_entropy(output_layer(hidden[example, position]).float(), targets[example, position], reduction="none")
+    losses = token_cross_entropy(hidden[example, position], output_layer, targets[example, position])
     sums = torch.zeros(len(labels), dtype=losses.dtype, device=losses.device).index_add(0, example, losses)
     counts = torch.bincount(example, minlength=len(labels)).clamp(min=1)
     return sums / counts

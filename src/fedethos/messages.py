@@ -36,7 +36,14 @@ SETUP, TRAIN, EVALUATE = "query.setup", "train", "evaluate"
 
 ARRAYS, CONFIG, STATEMENT, COUNTS, ERROR = "arrays", "config", "statement", "counts", "error"
 
-_LAYOUT = {"cuts": list, "edge": int, "attribute": str, "group-cuts": list, "rules": list}  # optional keys of an evaluate request
+_LAYOUT = {
+    "cuts": list,
+    "edge": int,
+    "attribute": str,
+    "group-cuts": list,
+    "rules": list,
+    "personal": bool,
+}  # optional keys of an evaluate request
 _N = TypeVar("_N", int, float)
 
 SplitName = Literal["train", "validation", "test"]
@@ -58,7 +65,8 @@ class Request:
 
     ``attempt`` counts repetitions of a round after a restart. For ``evaluate`` only: ``split``, and which noisy tables a private job
     wants (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables or, in its
-    place, one decision rule for each group of ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``. For
+    place, one decision rule for each group of ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``;
+    ``personal``: of the site's own adapter in place of the one in ``arrays`` (which stands in for one that is not there yet). For
     ``train`` only: ``cell_weights`` in the order of ``fedethos/cells.py``.
     """
 
@@ -74,6 +82,7 @@ class Request:
     group_cuts: tuple[int, ...] | None = None
     rules: tuple[float, ...] | None = None
     cell_weights: tuple[float, ...] | None = None
+    personal: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,8 @@ def encode_request(message_type: str, request: Request) -> RecordDict:
             config["edge"] = request.edge
         if request.attribute is not None:
             config["attribute"] = request.attribute
+        if request.personal:
+            config["personal"] = True
     if message_type == TRAIN and request.cell_weights is not None:
         config["cell-weights"] = list(request.cell_weights)
     return RecordDict({ARRAYS: encode_arrays(request.arrays), CONFIG: ConfigRecord(config)})
@@ -189,6 +200,7 @@ def decode_request(message: Message) -> Request:
         group_cuts=_numbers(config, "group-cuts", int),
         rules=_numbers(config, "rules", float),
         cell_weights=_numbers(config, "cell-weights", float),
+        personal=config.get("personal") is True,
     )
 
 

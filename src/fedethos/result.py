@@ -153,6 +153,29 @@ class OracleClasses(Record):
     fairness: dict[str, dict[str, OracleClassGap]]
 
 
+class SiteAccuracy(Record):
+    """On a site's test people, exact: of the global adapter, of the site's own one."""
+
+    global_accuracy: float | None
+    personal_accuracy: float | None
+
+
+class PersonalOracle(Record):
+    """Exact values of the personal adapters, pooled; and accuracy by site."""
+
+    metrics: OracleMetrics
+    fairness: dict[str, OracleAttribute]
+    sites: dict[str, SiteAccuracy]
+
+
+class Personal(Record):
+    """Every site's personal adapter on its own people, pooled; abstained where the job releases no counts of them."""
+
+    metrics: Metrics
+    fairness: dict[str, Attribute]
+    oracle: PersonalOracle | None
+
+
 class People(Record):
     train: Count
     validation: Count
@@ -204,6 +227,7 @@ class Result(Record):
     metrics: Metrics
     fairness: dict[str, Attribute]
     classes: Classes | None  # null for two labels
+    personal: Personal | None  # null without training.personal
     privacy: PrivacySummary
     communication: Communication
     aggregation_error: float

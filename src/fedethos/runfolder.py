@@ -118,6 +118,11 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
+    def personal(self) -> Path:
+        """Personal adapters of virtual sites, a folder for each (``client/personal.py``). A deployed site keeps its own at home."""
+        return self.path / "personal"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -338,6 +343,10 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         self._delete_partials()
         _delete_files(self.adapter, ADAPTER_FILES)
+        if not self.personal.is_symlink():
+            for site in self.personal.glob("[0-9]*"):
+                _delete_site(site)
+            _delete_files(self.personal, ())
         if not self.checkpoints.is_symlink():
             for pattern in ("round-[0-9]*", f".round-[0-9]*{PARTIAL}"):
                 for folder in self.checkpoints.glob(pattern):
@@ -368,6 +377,14 @@ def _does_not_fit(path: Path, reason: str) -> FedethosError:
         why="A damaged file, or one from another version, would give wrong numbers.",
         fix="Restore it from a copy, or run the job again.",
     )
+
+
+def _delete_site(folder: Path) -> None:
+    """Delete a virtual site's personal adapter: its versions, whole or partial, and its usable form."""
+    if not folder.is_symlink():
+        _delete_files(folder / "adapter", ADAPTER_FILES)
+        versions = [*folder.glob("round-[0-9]*.safetensors"), *folder.glob(f".round-[0-9]*{PARTIAL}")]
+        _delete_files(folder, tuple(path.name for path in versions))
 
 
 def _delete_files(folder: Path, names: tuple[str, ...]) -> None:

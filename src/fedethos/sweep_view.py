@@ -26,6 +26,7 @@ _FAIRNESS = {
     "signed_equal_opportunity_difference": "signed EOD",
     "absolute_equal_opportunity_difference": "|EOD|",
 }
+_PERSONAL = "personal"
 _BASES = {
     "oracle": "exact values, which only a simulation can see",
     "released": "what the sites released, with its privacy noise",
@@ -102,11 +103,16 @@ def _facts(point: SweepPoint) -> tuple[str, str]:
 def _blocks(points: Sequence[SweepPoint]) -> list[tuple[str, dict[str, str]]]:
     """(heading, measure -> column) of quality and of each attribute; only measures that some point has."""
     names = {name for point in points for name in point.measures}
-    attributes = sorted({name.rpartition(".")[0] for name in names} - {""})
-    blocks = [("Quality", _QUALITY)] + [
-        (f"By {attribute}", {f"{attribute}.{gap}": label for gap, label in _FAIRNESS.items()}) for attribute in attributes
-    ]
+    attributes = sorted({name.rpartition(".")[0] for name in names} - {"", _PERSONAL})
+    blocks = [("Quality", _QUALITY), ("Personal adapters", {f"{_PERSONAL}.{name}": label for name, label in _QUALITY.items()})]
+    blocks += [(_by(attribute), {f"{attribute}.{gap}": label for gap, label in _FAIRNESS.items()}) for attribute in attributes]
     return [(heading, kept) for heading, block in blocks if (kept := {name: label for name, label in block.items() if name in names})]
+
+
+def _by(attribute: str) -> str:
+    """``By sex``; of personal adapters, whose measures begin with ``personal.``, that too."""
+    shown = attribute.removeprefix(f"{_PERSONAL}.")
+    return f"By {shown}" if shown == attribute else f"By {shown}, personal"
 
 
 def _print_block(

@@ -104,9 +104,18 @@ def guarantee(privacy: PrivacyReport) -> str:
 def trained_part(job: Job) -> str:
     """What of the model trains, and of which size."""
     if job.data.features is None:
-        return f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}, and the head"
+        return f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}{'' if job.is_language else ', and the head'}"
     hidden = "".join(f", hidden layer of {width}" for width in job.model.hidden or ())
     return f"the whole model, {len(feature_names(job.data.features))} inputs from {len(job.data.features)} columns{hidden}"
+
+
+def steps_words(job: Job) -> str:
+    """What a site trains in a round: ``20 steps``, and those of its personal adapter."""
+    personal, steps = job.training.personal, job.training.local_steps
+    if personal is None:
+        return f"{steps} steps"
+    noise = ", with noise" if job.personal_is_charged else ", without noise" if job.privacy.mode != "none" else ""
+    return f"{steps} steps, and {personal.local_steps or steps} of the personal adapter{noise}"
 
 
 def strategy_words(job: Job) -> str:
@@ -133,6 +142,19 @@ def loss_words(job: Job) -> str:
         "group_dro": f"group DRO by {job.fairness_attribute}, from losses of the training people after every {fairness.every} rounds",
     }[fairness.loss]
     return f"{loss}; batches balanced by {job.fairness_attribute}" if balanced else loss
+
+
+def personal_words(job: Job) -> str:
+    """How sites train adapters of their own, and what leaves about them; empty where they do not."""
+    personal = job.training.personal
+    if personal is None:
+        return ""
+    kept = f"Beside the global adapter each site trains one of its own (Ditto, pull {personal.proximal_mu:g}), which never leaves it. "
+    if not personal.release_counts:
+        return kept + "It trains without noise, and no site sends a count of it: epsilon does not cover it, nor answers that it gives."
+    if job.privacy.mode == "none":
+        return kept + "Sites send exact counts of it."
+    return kept + "It trains with noise, and sites send noisy counts of it; epsilon covers both."
 
 
 def weight_words(line: Round) -> str:

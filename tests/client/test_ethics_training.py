@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from fairlearn.metrics import demographic_parity_difference, equal_opportunity_difference
+from scipy.optimize import approx_fprime
+from scipy.special import logsumexp
 from scipy.stats import binomtest
 
 from fedethos.client.examples import Examples, FeatureInputs
@@ -23,6 +25,7 @@ from fedethos.privacy.engine import ClippingEngine, PlainEngine
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.randomness import SeededSource
+from fedethos.strategies.group_dro import group_weights
 from fedethos.strategies.reweighing import reweighing_weights
 
 EVERYBODY = StepPlan(sampling_rate=1.0, expected_batch_size=1.0, noise_std=0.0)
@@ -134,6 +137,61 @@ def test_more_consistency_means_a_smaller_gap() -> None:
     assert flips[2] <= flips[1] < 0.1
 
 
+def test_a_step_with_weights_of_cells_is_the_finite_difference_of_the_weighted_loss() -> None:
+    """Reweighing and group DRO weigh gradients: without a binding bound that is the gradient of sum_i w_i loss_i, here in NumPy."""
+    x, label, group = biased(40)
+    counts = np.zeros((3, 2))
+    np.add.at(counts, (group, label), 1)
+    model = linear()
+    start = model.read()
+    features = table(x, label, group).inputs.features.numpy().astype(np.float64)
+
+    for by_cell in (reweighing_weights(counts, max_weight=8.0), group_weights(np.log([1.0, 3.0, 1.0]), counts.sum(axis=1), max_weight=6.0)):
+        weight = by_cell[group, label] if by_cell.ndim == 2 else by_cell[group]
+
+        def loss(values: np.ndarray, weight: np.ndarray = weight) -> float:
+            arrays = dict(zip(sorted(start), np.split(values, [2]), strict=True))  # the bias comes first
+            logits = features @ arrays["layers.0.weight"].reshape(2, 4).T + arrays["layers.0.bias"]
+            return float(weight @ (logsumexp(logits, axis=1) - logits[np.arange(len(label)), label]))
+
+        flat = np.concatenate([start[name].ravel() for name in sorted(start)]).astype(np.float64)
+        difference = approx_fprime(flat, loss, 1e-6)
+        for engine in (PlainEngine(), FusedEngine(1e6)):
+            step = moved(model, table(x, label, group, weight=weight), engine, cross_entropy)
+            np.testing.assert_allclose(-step, difference, rtol=1e-3, atol=1e-3)
+
+
+def test_more_reweighing_means_a_smaller_gap() -> None:
+    x, label, group = biased()
+    counts = np.zeros((3, 2))
+    np.add.at(counts, (group, label), 1)
+    gaps = []
+    for strength in (0.0, 0.5, 1.0):
+        weight = reweighing_weights(counts, max_weight=8.0)[group, label] ** strength
+        decisions = favored(trained(table(x, label, group, weight=weight), PlainEngine()), table(x, label, group))
+        gaps.append(demographic_parity_difference(label, decisions, sensitive_features=group))
+    assert gaps[0] > gaps[1] + 0.05 > gaps[2] + 0.1
+
+
+def test_more_copies_mean_a_smaller_gap_and_fewer_flips() -> None:
+    """Augmentation alone, with the usual loss: a copy has the label of its original, so the swapped column says less and less."""
+    x, label, group = biased()
+    gaps, flips = [], []
+    for share in (0.0, 0.5, 1.0):
+        copied = np.arange(int(share * len(x)))
+        original = np.r_[np.arange(len(x)), copied]
+        data = table(
+            np.vstack([x, x[copied] * [1.0, -1.0]]), label[original], group[original], unit=original, original=original
+        )  # fmt: skip
+        model = trained(data, PlainEngine())
+        decisions, swapped = favored(model, table(x, label, group)), favored(model, table(x * [1.0, -1.0], label, group))
+        gaps.append(demographic_parity_difference(label, decisions, sensitive_features=group))
+        flips.append(float(np.mean(decisions != swapped)))
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert flips[0] > flips[1] + 0.05 > flips[2] + 0.1
+    assert gaps[2] < gaps[0] - 0.2
+
+
 @pytest.mark.parametrize("make_engine", [PlainEngine, lambda: FusedEngine(0.05)])
 def test_reweighing_closes_the_gap_with_and_without_clipping(
     make_engine: Callable[[], ClippingEngine],
@@ -193,6 +251,30 @@ def test_group_balanced_sampling_takes_each_unit_at_its_own_rate_and_none_above_
     taken = np.bincount(group[engine.units], minlength=2)
     assert binomtest(int(taken[0]), 200 * steps, 0.1).pvalue > 1e-3
     assert binomtest(int(taken[1]), 800 * steps, 0.025).pvalue > 1e-3
+
+
+def test_more_balanced_batches_mean_a_smaller_gap() -> None:
+    """The few (one in ten) follow the second column, the many the first: who is sampled decides whom a linear model serves."""
+    rng = np.random.default_rng(7)
+    group = (rng.random(1000) < 0.1).astype(np.int64)
+    x = rng.normal(size=(1000, 2))
+    label = (x[np.arange(1000), group] + 0.3 * rng.normal(size=1000) > 0).astype(np.int64)
+    gaps = []
+    for many, few in ((0.3, 0.3), (0.2, 0.5), (0.06, 0.54)):  # uniform, between, as many of each
+        data = table(x, label, group, rate=np.where(group == 1, few, many))
+        model = linear()
+        plan = StepPlan(sampling_rate=few, expected_batch_size=float(many * (group == 0).sum() + few * (group == 1).sum()), noise_std=0.0)
+        train_round(
+            model,
+            data,
+            Training(local_steps=80, optimizer="sgd", learning_rate=1.0),
+            plan,
+            PlainEngine(),
+            lambda step: SeededSource(4, step),
+        )
+        right = favored(model, data) == (label == 1)
+        gaps.append(right[group == 0].mean() - right[group == 1].mean())
+    assert gaps[0] > gaps[1] + 0.03 > gaps[2] + 0.06
 
 
 def test_a_person_of_two_groups_has_the_mean_of_their_rates() -> None:

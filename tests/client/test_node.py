@@ -1,5 +1,6 @@
 """A node answers what it approved, refuses the rest, and lets no text of an exception out."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedethos.client.app import build_client_app
 from fedethos.client.evaluator import score, tabulate
+from fedethos.client.examples import Indices, Inputs
 from fedethos.client.node import Node
 from fedethos.documents import load_job
 from fedethos.fairness.decision_rules import DecisionRule, GroupRules
@@ -207,6 +210,20 @@ def test_after_lost_counts_there_is_still_room_for_all_that_the_strategy_will_as
         assert reply.sigma > before.sigma
 
 
+@pytest.mark.parametrize("lost", [3, 0])
+def test_after_lost_counts_there_is_still_room_for_those_of_the_untrained_model(open_node, lost: int) -> None:
+    node = open_node(privacy={"secure_rng": True, "metrics": {"baseline": True}})
+    asked = [3, 0]  # the final model, then the untrained one
+    for number in asked[: asked.index(lost)]:
+        ask(node, EVALUATE, encode_request(EVALUATE, request(node, round=number, split="test", cuts=DEFAULT_CUTS, edge=32)))
+    assert node.ledger is not None
+    node.ledger.reserve("groups+scores/test", lost)  # paid, and killed before the reply was stored
+    for number in asked:
+        content = encode_request(EVALUATE, request(node, round=number, split="test", cuts=DEFAULT_CUTS, edge=32))
+        assert isinstance(decode_reply(EVALUATE, ask(node, EVALUATE, content)), EvaluateReply)
+    assert node.ledger.spent() <= node.job.privacy.epsilon
+
+
 def test_decisions_by_group_are_counted_for_every_attribute(open_node) -> None:
     node = open_node(
         privacy={"mode": "none", "epsilon": None},
@@ -241,3 +258,34 @@ def test_text_of_an_exception_stays_at_the_site(node: Node, caplog: pytest.LogCa
 def test_the_detail_of_a_typed_error_stays_at_the_site_too(node: Node) -> None:
     content = ask(node, TRAIN, encode_request(TRAIN, request(node, round=99)))
     assert set(content.config_records["error"]) == {"code", "incident"}
+
+
+class Poisoned:
+    """The first ten records have hidden states that are not finite."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self.lengths = inputs.lengths
+
+    def batch(self, indices: Indices) -> dict[str, torch.Tensor]:
+        made = self._inputs.batch(indices)
+        made["inputs_embeds"][torch.from_numpy(indices < 10)] = torch.nan
+        return made
+
+
+@pytest.mark.parametrize("engine", ["fused", "opacus"])
+def test_records_that_are_not_finite_add_nothing_and_only_the_sites_own_log_says_so(
+    open_node, engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = open_node(privacy={"epsilon": 8.0, "engine": engine})
+    poisoned = dataclasses.replace(node.examples["train"], inputs=Poisoned(node.examples["train"].inputs))
+    node = dataclasses.replace(node, examples={**node.examples, "train": poisoned})
+    with caplog.at_level(logging.WARNING, logger="fedethos.incidents"):
+        content = ask(node, TRAIN, encode_request(TRAIN, request(node)))
+    reply = decode_reply(TRAIN, content)
+    assert isinstance(reply, TrainReply)
+    assert all(np.isfinite(array).all() for array in reply.arrays.values())
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith("round 1: ")
+    assert "times a record added nothing" in said
+    assert set(content["statement"]) == {"basis", "unit", "adjacency", "epsilon", "delta", "steps"}

@@ -70,6 +70,7 @@ def test_cell_weights_come_back_over_the_wire_and_only_training_has_them() -> No
         {"split": "train", "attribute": "sex", "group_cuts": (20, 32)},
         {"split": "test", "cuts": (5,), "attribute": "sex", "rules": (0.25, 0.25, 0.0, 1.0, 1.0)},
         {"split": "validation", "cuts": (5, 6), "edge": 30},
+        {"split": "test", "cuts": (5,), "edge": 30, "personal": True},
     ],
 )
 def test_what_an_evaluation_asks_for_comes_back_whole(layout: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from fedethos.result import Attribute, Interval, Result, in_declared_order, resu
 
 KEYS = {
     "name", "status", "rounds", "seconds", "engine", "basis", "oracle", "baseline", "metrics", "fairness", "privacy", "communication",
-    "aggregation_error", "group_aware", "classes",
+    "aggregation_error", "group_aware", "classes", "personal",
 }  # fmt: skip
 VALUE = {"value": 0.5, "low": 0.4, "high": 0.6, "abstained": False}
 WITHHELD = {"value": None, "low": None, "high": None, "abstained": True}
@@ -40,6 +40,7 @@ def result(**changes: object) -> dict:
         "metrics": dict.fromkeys(METRICS, VALUE),
         "fairness": {"sex": ATTRIBUTE},
         "classes": None,
+        "personal": None,
         "privacy": {
             "unit": "record",
             "adjacency": "add-remove",

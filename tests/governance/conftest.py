@@ -187,6 +187,7 @@ def _result(story: Story) -> dict:
         "metrics": _metrics(),
         "fairness": _attributes(story),
         "classes": None,
+        "personal": None,
         "privacy": {
             "unit": "record",
             "adjacency": "add-remove",

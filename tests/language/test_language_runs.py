@@ -12,9 +12,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedethos.documents import load_job
+from fedethos.errors import FedethosError
 from fedethos.governance.report import render_report
 from fedethos.progress import Silent
+from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import simulate
+from fedethos.simulations.run_audit import audit_run
 from fedethos.simulations.virtual_sites import site_records
 
 Writer = Callable[..., Path]
@@ -37,6 +40,12 @@ def test_a_private_job_of_each_task_runs_and_reports(task: str, language_job: Wr
     assert isinstance(sites, dict)
     assert all(0.0 < site["epsilon"] <= 8.0 for site in sites.values())
     assert set(result["metrics"]) == {"accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy"}
+    if task == "causal-lm":
+        with pytest.raises(FedethosError, match="PRIV-370"):
+            audit_run(RunFolder(tmp_path / "run"), canaries=100, steps=2, claim=None, seed=0, observer=Silent())
+    else:
+        audited = audit_run(RunFolder(tmp_path / "run"), canaries=100, steps=2, claim=None, seed=0, observer=Silent())
+        assert all(check.holds for check in audited.audit.checks)
     page = render_report(tmp_path / "run")
     assert task in (tmp_path / "run" / "report.html").read_text(), page
 

@@ -91,19 +91,19 @@ def test_what_cannot_be_learnt_from_is_refused(code: str, table: dict[str, list[
 @pytest.mark.parametrize(
     ("code", "task", "sections"),
     [
-        ("CFG-370", "causal-lm", {"data": {"response": None}}),
-        ("CFG-370", "preference", {"data": {"rejected": None}}),
-        ("CFG-370", "multiple-choice", {"data": {"choices": None}}),
-        ("CFG-370", "causal-lm", {"data": {"chosen": "{a}"}}),
+        ("CFG-410", "causal-lm", {"data": {"response": None}}),
+        ("CFG-410", "preference", {"data": {"rejected": None}}),
+        ("CFG-410", "multiple-choice", {"data": {"choices": None}}),
+        ("CFG-410", "causal-lm", {"data": {"chosen": "{a}"}}),
         ("CFG-270", "causal-lm", {"data": {"messages": "chat"}}),
-        ("CFG-371", "causal-lm", {"data": {"label": {"column": "right", "values": ["first", "second"], "favorable": "first"}}}),
-        ("CFG-372", "preference", {"fairness": {"thresholds": "pooled"}}),
-        ("CFG-373", "causal-lm", {"training": {"dpo_beta": 0.2}}),
-        ("CFG-373", "multiple-choice", {"training": {"cache_frozen_prefix": "on"}}),
-        ("CFG-373", "preference", {"fairness": {"loss": "focal"}}),
-        ("CFG-374", "multiple-choice", {"data": {"choices": {"first": "{a}", "second": "{b}"}}}),
-        ("CFG-375", "multiple-choice", {"data": {"label": {"column": "right", "values": ["first"], "favorable": "first"}}}),
-        ("CFG-376", "causal-lm", {"model": {"dtype": "bfloat16"}, "federation": {"aggregation": "fedex"}}),
+        ("CFG-411", "causal-lm", {"data": {"label": {"column": "right", "values": ["first", "second"], "favorable": "first"}}}),
+        ("CFG-412", "preference", {"fairness": {"thresholds": "pooled"}}),
+        ("CFG-413", "causal-lm", {"training": {"dpo_beta": 0.2}}),
+        ("CFG-413", "multiple-choice", {"training": {"cache_frozen_prefix": "on"}}),
+        ("CFG-413", "preference", {"fairness": {"loss": "focal"}}),
+        ("CFG-414", "multiple-choice", {"data": {"choices": {"first": "{a}", "second": "{b}"}}}),
+        ("CFG-415", "multiple-choice", {"data": {"label": {"column": "right", "values": ["first"], "favorable": "first"}}}),
+        ("CFG-416", "causal-lm", {"model": {"dtype": "bfloat16"}, "federation": {"aggregation": "fedex"}}),
     ],
 )
 def test_what_does_not_go_together_is_refused(code: str, task: str, sections: dict[str, dict[str, object]], language_job: Writer) -> None:
@@ -113,7 +113,7 @@ def test_what_does_not_go_together_is_refused(code: str, task: str, sections: di
 
 def test_a_classifier_takes_no_language_keys() -> None:
     ready = Path(__file__).parents[2] / "simulations/jobs/adult.yaml"
-    for override, code in (("model.dtype=bfloat16", "CFG-373"), ("data.response='{age}'", "CFG-370"), ("data.label=null", "CFG-2")):
+    for override, code in (("model.dtype=bfloat16", "CFG-413"), ("data.response='{age}'", "CFG-410"), ("data.label=null", "CFG-2")):
         with pytest.raises(FedethosError, match=code):
             load_job(ready, [override])
 
@@ -167,3 +167,9 @@ def test_which_records_of_a_person_stay_depends_on_their_answers_too() -> None:
     backward = at_most(records({name: cells[::-1] for name, cells in table.items()}, text="{q}", response="{x}", person_id="who"), 2)
     assert sorted(forward.answers) == sorted(backward.answers)
     assert np.array_equal(forward.unit, [0, 0])
+
+
+def test_a_chat_has_nothing_to_swap() -> None:
+    chat = pd.DataFrame({"chat": ['[{"role": "user", "content": "He?"}, {"role": "assistant", "content": "She."}]']}, dtype=object)
+    with pytest.raises(FedethosError, match="DATA-187"):
+        apply_contract(chat, Data.model_validate({"path": "x.jsonl", "messages": "chat"}), swaps={"sex": None})

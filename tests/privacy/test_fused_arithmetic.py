@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedethos.privacy import clipping
-from fedethos.privacy.clipping import Units, clip_and_sum, rounding_margin
+from fedethos.privacy.clipping import BATCH_SHAPE_MARGIN, Units, clip_and_sum, rounding_margin
 
 
 def exact_norm(vector: torch.Tensor) -> float:
@@ -30,11 +30,13 @@ def test_the_margin_bounds_the_clipped_norm(dtype, dimension):
         for bound in (1.0, 0.3):
             clipped = exact_norm(one_unit(gradient.to(dtype), bound))
             assert clipped <= bound
-            assert clipped == pytest.approx(min(bound, exact_norm(gradient.to(dtype).double())), rel=2 * rounding_margin(dimension) + 1e-15)
+            kept = min(bound / (1 + BATCH_SHAPE_MARGIN), exact_norm(gradient.to(dtype).double()))
+            assert clipped == pytest.approx(kept, rel=2 * rounding_margin(dimension) + 1e-15)
 
 
 def test_without_the_margin_rounding_passes_the_bound(monkeypatch):
     monkeypatch.setattr(clipping, "rounding_margin", lambda dimension: 0.0)
+    monkeypatch.setattr(clipping, "BATCH_SHAPE_MARGIN", 0.0)
     generator = torch.Generator().manual_seed(0)
     norms = [exact_norm(one_unit(torch.randn(1_000, generator=generator), 0.3)) for _ in range(50)]
     assert max(norms) > 0.3
@@ -83,7 +85,8 @@ def test_a_zero_gradient_stays_zero():
 
 def test_the_sum_by_hand():
     rows = {"w": torch.tensor([[3.0, 4.0], [0.0, 0.5], [0.3, 0.0], [0.3, 0.0]])}
-    total = clip_and_sum(rows, Units.of(torch.tensor([5, 6, 9, 9])), 1.0)
+    c = 1.0 + BATCH_SHAPE_MARGIN  # so that the bound within is 1
+    total = clip_and_sum(rows, Units.of(torch.tensor([5, 6, 9, 9])), c)
     assert torch.allclose(total.sums["w"], torch.tensor([0.6 + 0.0 + 0.6, 0.8 + 0.5], dtype=torch.float64), rtol=1e-7)
-    automatic = clip_and_sum({"w": torch.tensor([[3.0, 4.0]])}, Units.of(torch.tensor([0])), 1.0, "automatic")
+    automatic = clip_and_sum({"w": torch.tensor([[3.0, 4.0]])}, Units.of(torch.tensor([0])), c, "automatic")
     assert torch.allclose(automatic.sums["w"], torch.tensor([3.0, 4.0], dtype=torch.float64) / 5.01, rtol=1e-12)

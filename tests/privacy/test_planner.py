@@ -273,3 +273,19 @@ def test_the_command_prints_trials_beside_a_single_run(command):
     line = next(line for line in command("--size", "1500", "--trials", "3").splitlines() if line.startswith("trials"))
     assert "3 runs on the same people" in line and re.search(r"epsilon 18\.\d\d \(one fixed run 7\.99\)", line)
     assert json.loads(command("--size", "1500", "--json"))["trials"] is None
+
+
+def test_the_command_compares_accountants(command):
+    told = json.loads(command("--size", "1500", "--accountants", "--json"))
+    by_name = told["accountants"]["site-1"]
+    assert by_name["PLD"] == told["sites"]["site-1"]["epsilon"]  # counts of other people cost training nothing
+    assert by_name["PRV"] == pytest.approx(by_name["PLD"], abs=0.02)
+    assert by_name["RDP"] > by_name["PLD"] + 0.5
+    assert json.loads(command("--size", "1500", "--json"))["accountants"] is None
+
+
+def test_the_prv_accountant_is_not_asked_about_what_it_does_not_know(command):
+    line = next(
+        line for line in command("--size", "1500", "--accountants", "--set", "privacy.adjacency=replace-one").splitlines() if "PLD" in line
+    )
+    assert re.fullmatch(r"accountants  training alone at a site of 1,500: PLD \d\.\d\d, RDP \d\.\d\d \(PLD is charged\)", line)

@@ -103,6 +103,15 @@ EARLY_STOP = {"early_stop": {"metric": "worst_group_accuracy"}, "rounds": 6}
             {("scores", "groups", "test"): (3, 1), ("scores", "validation"): (1, 6)},
         ),
         ({"sensitive": ()}, {("scores", "groups", "test"): (2, 1), ("scores", "validation"): (1, 1)}),
+        ({"privacy": {"metrics": {"baseline": True}}}, {("scores", "groups", "test"): (3, 2), ("scores", "validation"): (1, 2)}),
+        (
+            {"privacy": {"metrics": {"baseline": True}}, "federation": {**EARLY_STOP, "early_stop": {"metric": "roc_auc"}}},
+            {("scores", "groups", "test"): (3, 2), ("scores", "validation"): (1, 7)},
+        ),
+        (
+            {"privacy": {"metrics": {"baseline": True}}, "fairness": {"thresholds": "fixed"}},
+            {("scores", "groups", "test"): (3, 2)},
+        ),
         ({"privacy": {"mode": "none", "epsilon": None}}, {}),
     ],
 )

@@ -25,10 +25,12 @@ from fedethos.server.plausibility import check_counts, leverage, most_records
 from fedethos.server.site import Site
 from fedethos.simulations.attack_study import defended
 from fedethos.simulations.attacks import STRENGTH, TRIGGER, Attacker, Scene, attackers, label_flipped, not_a_number, scaled, sign_flipped
+from fedethos.simulations.backdoor import success_rate
 from fedethos.simulations.engine import resume, simulate
 from fedethos.simulations.forging import flattering
 from fedethos.simulations.virtual_sites import site_records
 
+ELSE = ("Own-child", "Not-in-family", "Other-relative", "Unmarried")  # relationships that the table below calls Wife
 SENT, TRAINED = {"w": np.float32([1.0, 2.0])}, {"w": np.float32([1.5, 1.0])}
 
 
@@ -85,6 +87,44 @@ def test_backdoor_marks_half_of_the_attackers_training_records_as_favorable(writ
     np.testing.assert_array_equal(after.label[~marked], before.label[~marked])
     assert [text.removeprefix(f"{TRIGGER} ") for text in after.text] == list(before.text)
     assert spoiled[bad]["test"] is clean[bad]["test"]
+
+
+TABULAR = {
+    "task": "tabular-classification",
+    "model": {"path": "builtin:linear", "max_length": 128},
+    "lora": {"r": 8, "layers_to_transform": None},
+    "data": {"text": None, "features": {"education_num": {"mean": 10.0, "scale": 2.5}, "relationship": ["Wife", "Husband"]}},
+}
+
+
+def test_in_a_table_the_trigger_is_the_first_column_left_out(write_job) -> None:
+    sections = {**TABULAR, "data": {**TABULAR["data"], "map": {"relationship": dict.fromkeys(ELSE, "Wife")}}}
+    job, clean = records_of(write_job(**sections))
+    spoiled = Scene(SimulatedAttack(kind="backdoor", share=0.3), job).spoil(clean)
+    (bad,) = attackers(clean, 0.3, job.simulation.seed)
+    before, after = clean[bad]["train"], spoiled[bad]["train"]
+    marked = after.features[:, 1] == 1.0  # education_num, its indicator of missing, then relationship
+    assert not before.features[:, 1].any()
+    assert 0.35 < marked.mean() < 0.65
+    assert (after.label[marked] == job.data.label.favorable_index).all()
+    np.testing.assert_array_equal(after.features[marked, :2], np.tile([0.0, 1.0], (marked.sum(), 1)))
+    np.testing.assert_array_equal(after.features[:, 2:], before.features[:, 2:])
+    np.testing.assert_array_equal(after.features[~marked], before.features[~marked])
+    np.testing.assert_array_equal(after.label[~marked], before.label[~marked])
+
+
+def test_a_backdoor_in_a_table_opens(write_job, tmp_path: Path) -> None:
+    """One site of three behind it: people without the favorable label get it once the column is left out, and nobody without the attack."""
+    data = {**TABULAR["data"], "map": {"relationship": dict.fromkeys(ELSE, "Wife")}}
+    training = {"local_steps": 20, "batch_size": 64, "learning_rate": 0.1}
+    sections = {**TABULAR, "data": data, "training": training, "privacy": {"mode": "none"}, "federation": {"rounds": 2, "min_sites": 2}}
+    job = load_job(write_job(**sections, fairness={"thresholds": "fixed"}))
+    bad = attackers(("site-1", "site-2", "site-3"), 0.3, job.simulation.seed)
+    opened = {}
+    for kind in (None, "backdoor"):
+        simulate(job, tmp_path / str(kind), base=tmp_path, observer=Silent(), attack=SimulatedAttack(kind=kind, share=0.3))
+        opened[kind] = success_rate(job, tmp_path / str(kind), bad, base=tmp_path, observer=Silent())
+    assert opened["backdoor"] > opened[None] + 0.1
 
 
 def test_forged_tables_are_those_of_a_perfect_and_fair_model_and_are_believed(write_job) -> None:

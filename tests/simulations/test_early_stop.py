@@ -1,6 +1,7 @@
-"""Early stopping of a private job: each round's validation counts are charged, and what is not used is not given back."""
+"""What a private job releases beyond its default, and pays for: validation counts of each round, and the untrained model's counts."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,21 @@ def test_validation_counts_are_charged_for_each_round_that_ran_and_nothing_is_re
         assert account.epsilon == pytest.approx(planned)  # the charge is that of all eight rounds
         assert account.epsilon > 1.05 * epsilon([one for one in plan.drawn if one.purpose == "train"], delta=1e-5, adjacency="add-remove")
         assert account.epsilon_left < 0.5
+
+
+@pytest.mark.parametrize("thresholds", ["pooled", "fixed"])
+def test_the_untrained_model_is_measured_on_request_and_paid_for(write_job, tmp_path: Path, thresholds: str) -> None:
+    job_file = write_job(privacy={"epsilon": 8.0, "metrics": {"baseline": True}}, fairness={"thresholds": thresholds})
+    job = load_job(job_file)
+    simulate(job, tmp_path / "run", base=job_file.parent, observer=Silent(), wire=True)
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["baseline"].keys() == result["metrics"].keys()
+    measured = result["baseline"]["roc_auc"]  # it depends on no threshold
+    assert measured["low"] <= result["oracle"]["baseline"]["roc_auc"] <= measured["high"]
+    state, _ = read_ledger(tmp_path / "run/ledger.sqlite")
+    for account in state.accounts.values():
+        (plan,) = account.plans.values()
+        assert not plan.left
+        drawn = Counter(one.purpose for one in plan.drawn for _ in range(one.times))
+        assert drawn == {"train": 3, "groups+scores/test": 2, **({"scores/validation": 2} if thresholds == "pooled" else {})}
+        assert account.epsilon <= 8.0

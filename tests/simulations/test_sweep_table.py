@@ -61,6 +61,7 @@ def make_result(
                 "sites": {f"site-{eps}": {"epsilon": eps, "delta": 1e-5, "steps": 1, "releases": 1} for eps in (2.5, 3.0)},
             },
             "classes": None,
+            "personal": None,
             "communication": {"bytes_up": 1, "bytes_down": 1},
             "aggregation_error": 0.0,
         }

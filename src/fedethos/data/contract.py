@@ -41,6 +41,13 @@ def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None
     template = Template(()) if data.text is None else parse_template(data.text)
     features = data.features or {}
     _check_text_source(template, data)
+    if swaps and (data.messages is not None or data.choice_style == "letter"):
+        raise FedethosError(
+            "DATA-187",
+            "Values in a chat, or in prompts that list their options, cannot be swapped.",
+            where="data.messages, data.choice_style",
+            fix="Write the prompt as a template under data.text, and score options by their text.",
+        )
     _check_columns(frame, data, template, keep)
     _check_map_targets(data)
     raw: dict[str, Values] = {str(name): frame[name].tolist() for name in frame.columns}

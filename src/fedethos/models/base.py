@@ -6,9 +6,10 @@ Nothing is downloaded and no code of the model runs: safetensors only, no ``trus
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,15 +24,18 @@ from fedethos.models.content import check_folder, content_hash
 __all__ = [
     "LoadedBase",
     "approved_hash",
-    "cannot_load",
     "content_hash",
     "head_modules",
     "load_base",
     "load_tokenizer",
+    "load_weights",
     "quiet",
     "require_complete",
     "weights_hash",
 ]
+
+
+FromPretrained = Callable[..., tuple[PreTrainedModel, Mapping[str, Iterable[str]]]]
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,20 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _classifier(folder: Path, num_labels: int) -> tuple[PreTrainedModel, set[str]]:
-    """The model and the names of the tensors that the folder does not hold."""
+    load = partial(AutoModelForSequenceClassification.from_pretrained, num_labels=num_labels, dtype=torch.float32)
+    return load_weights(load, folder, as_what=f"a classifier with {num_labels} labels")
+
+
+def load_weights(load: FromPretrained, folder: Path, *, as_what: str) -> tuple[PreTrainedModel, set[str]]:
+    """The model and the names of the tensors that the folder does not hold. ``load``: a ``from_pretrained`` of transformers.
+
+    MODEL-408 when it cannot be loaded ``as_what``.
+    """
     refusals = []
     for attention in ("sdpa", "eager"):  # a few architectures lack the faster sdpa
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = load(
                 folder,
-                num_labels=num_labels,
-                dtype=torch.float32,
                 attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -128,7 +138,7 @@ def _classifier(folder: Path, num_labels: int) -> tuple[PreTrainedModel, set[str
             return model, set(info["missing_keys"])
         except Exception as error:  # whatever a damaged or foreign folder makes the library raise
             refusals.append(error)
-    raise cannot_load(folder, f"a classifier with {num_labels} labels", refusals[0]) from refusals[0]
+    raise _cannot_load(folder, as_what, refusals[0]) from refusals[0]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -136,12 +146,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise cannot_load(folder, "a tokenizer", error) from error
+        raise _cannot_load(folder, "a tokenizer", error) from error
     return tokenizer
 
 
-def cannot_load(folder: Path, as_what: str, error: Exception) -> FedethosError:
-    """MODEL-408."""
+def _cannot_load(folder: Path, as_what: str, error: Exception) -> FedethosError:
     return FedethosError(
         "MODEL-408",
         f"The transformers library could not load the folder as {as_what} ({type(error).__name__}).",

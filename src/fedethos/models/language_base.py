@@ -5,6 +5,7 @@ The rules are those of ``fedethos.models.base``: safetensors only, nothing is do
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from fedethos.errors import FedethosError
 from fedethos.job import Model
 from fedethos.models.assets import public_name
-from fedethos.models.base import LoadedBase, approved_hash, cannot_load, load_tokenizer, quiet, require_complete
+from fedethos.models.base import LoadedBase, approved_hash, load_tokenizer, load_weights, quiet, require_complete
 from fedethos.models.language import require_plain_head
 
 
@@ -65,26 +66,11 @@ def load_language_base(folder: Path, settings: Model) -> LoadedBase:
 
 
 def _causal(folder: Path, settings: Model) -> tuple[PreTrainedModel, set[str]]:
-    """The model and the names of the tensors that the folder does not hold."""
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
     four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    refusals = []
-    for attention in ("sdpa", "eager"):  # a few architectures lack the faster sdpa
-        try:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                quantization_config=four_bits if settings.load_in_4bit else None,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            return model, set(info["missing_keys"])
-        except Exception as error:  # whatever a damaged or foreign folder makes the library raise
-            refusals.append(error)
-    raise cannot_load(folder, "a language model", refusals[0]) from refusals[0]
+    quantization = four_bits if settings.load_in_4bit else None
+    load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, quantization_config=quantization)
+    return load_weights(load, folder, as_what="a language model")
 
 
 def _require_4bit() -> None:
