@@ -135,5 +135,5 @@ def test_thinning_keeps_order_balances_and_depends_on_the_seed_alone() -> None:
 
 def test_every_suite_has_a_reader() -> None:
     for name in SUITES:
-        with pytest.raises(FedethosError, match="DATA-19|CFG-206"):
+        with pytest.raises(FedethosError, match=r"DATA-19|CFG-206"):
             open_suites(name, Path("nowhere"), count=None, seed=0)

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from fedethos.data.batching import by_length
 from fedethos.errors import FedethosError
-from fedethos.models.base import cannot_load, load_tokenizer, quiet, require_complete
+from fedethos.models.base import load_tokenizer, load_weights, quiet, require_complete
 
 TextScorer = Callable[[Sequence[str]], npt.NDArray[np.float64]]
 """From n texts to the probability of the label, float64[n]."""
@@ -29,14 +29,9 @@ def load_text_scorer(folder: Path, label: str) -> TextScorer:
         As ``load_base`` for a folder without a whole classifier; MODEL-488 when it does not know the label.
     """
     with quiet():
-        try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
-            )
-        except Exception as error:  # whatever a damaged or foreign folder makes the library raise
-            raise cannot_load(folder, "a text classifier", error) from error
+        model, missing = load_weights(AutoModelForSequenceClassification.from_pretrained, folder, as_what="a text classifier")
         tokenizer = load_tokenizer(folder)
-    if info["missing_keys"] or label not in model.config.label2id:
+    if missing or label not in model.config.label2id:
         raise FedethosError(
             "MODEL-488",
             "The classifier is not whole, or has no such label.",
