@@ -74,7 +74,9 @@ class Scenario(Section):
         for key, need in needed.items():
             given = getattr(self, key) is not None
             if given != need and key not in optional:
-                raise PydanticCustomError("scenario", "This metric needs {key}" if need else "This metric does not use {key}", {"key": key})
+                raise PydanticCustomError(
+                    "CFG-417", "This metric needs {key}." if need else "This metric does not use {key}.", {"key": key}
+                )
         if self.responses is not None and len(self.responses) != len(self.prompts):
-            raise PydanticCustomError("scenario", "There is not one response for each prompt")
+            raise PydanticCustomError("CFG-417", "There is not one response for each prompt.")
         return self

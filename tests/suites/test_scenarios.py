@@ -91,9 +91,9 @@ def test_a_chance_rank_has_the_exposure_that_the_table_says() -> None:
 @pytest.mark.parametrize(
     ("keys", "code"),
     [
-        ({"metric": "phrase_rate"}, "CFG-"),
-        ({"metric": "refusal_rate", "responses": ["a", "b"]}, "CFG-"),
-        ({"metric": "exposure", "responses": ["1234567"]}, "CFG-"),
+        ({"metric": "phrase_rate"}, "CFG-417"),
+        ({"metric": "refusal_rate", "responses": ["a", "b"]}, "CFG-417"),
+        ({"metric": "exposure", "responses": ["1234567"]}, "CFG-417"),
         ({"metric": "exposure", "responses": ["12", "34"]}, "DATA-193"),
         ({"metric": "answer_flip_rate", "identity_terms": SWAPS}, "DATA-193"),
         ({"metric": "answer_flip_rate", "identity_terms": {**SWAPS, "age": [["old", "young"]]}}, "DATA-193"),
