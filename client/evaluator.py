@@ -11,6 +11,7 @@ import torch
 from fedethos.client.examples import Examples
 from fedethos.client.memory import TokenBudget
 from fedethos.client.model import NodeModel, log_odds_of, margin_of
+from fedethos.data.batching import by_length
 from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.histograms import OVERALL, histogram
 from fedethos.fairness.layout import Layout
@@ -40,18 +41,12 @@ def predict(model: NodeModel, examples: Examples, favorable: int, budget: TokenB
 
 
 def _predict(model: NodeModel, examples: Examples, favorable: int, tokens: int) -> Predictions:
-    lengths = examples.inputs.lengths
-    order = np.argsort(lengths, kind="stable")
     log_odds, margin, label = np.empty(len(examples)), np.empty(len(examples)), np.empty(len(examples), dtype=np.int64)
-    start = 0
     with torch.inference_mode():
-        while start < len(order):
-            longest_first_fit = max(1, tokens // int(lengths[order[min(start + 255, len(order) - 1)]]))
-            batch = order[start : start + longest_first_fit]
+        for batch in by_length(examples.inputs.lengths, tokens=tokens):
             logits = model.logits(examples.inputs.batch(batch))
             log_odds[batch], margin[batch] = log_odds_of(logits, favorable), margin_of(logits, favorable)
             label[batch] = logits.argmax(dim=1).cpu().numpy()
-            start += len(batch)
     return Predictions(log_odds, margin, label)
 
 

@@ -32,6 +32,7 @@ from fedethos.client.examples import Indices, Inputs
 from fedethos.client.model import NodeModel, training_device
 from fedethos.client.task import Task
 from fedethos.client.writer import TextWriter
+from fedethos.data.batching import by_length
 from fedethos.data.prompts import PromptTable, tokenize_for, tokenize_prompts
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
@@ -133,15 +134,10 @@ def _likelier(outputs: Tensor) -> Tensor:
 def reference_of(model: PeftModel, table: PromptTable) -> Tensor:
     """Log-likelihoods of all answers under the base model, float32[n, k] on the CPU."""
     found = torch.zeros(table.answers.shape, dtype=torch.float32)
-    order = np.argsort(table.lengths, kind="stable")
-    start = 0
     with torch.no_grad(), without_adapter(model):
-        while start < len(order):
-            widest = int(table.lengths[order[min(start + 63, len(order) - 1)]])
-            rows = order[start : start + max(1, _TOKENS_AT_ONCE // widest)]
+        for rows in by_length(table.lengths, tokens=_TOKENS_AT_ONCE):
             batch = {name: tensor.to(model.device) for name, tensor in table.batch(rows).items()}
             found[torch.from_numpy(rows)] = score_answers(model, **batch).log_likelihood.cpu()
-            start += len(rows)
     return found
 
 

@@ -53,16 +53,17 @@ def flips(before: FloatArray, after: FloatArray, swapped: Bools, *, threshold: f
         records=len(before),
         swapped=count,
         estimates={
-            "swapped_share": _share(count, len(before)),
-            "flip_rate": _share(int((was != now).sum()), count),
-            "favorable_to_unfavorable": _share(int((was & ~now).sum()), count),
-            "unfavorable_to_favorable": _share(int((~was & now).sum()), count),
+            "swapped_share": share(count, len(before)),
+            "flip_rate": share(int((was != now).sum()), count),
+            "favorable_to_unfavorable": share(int((was & ~now).sum()), count),
+            "unfavorable_to_favorable": share(int((~was & now).sum()), count),
             "mean_absolute_score_change": _mean(change),
         },
     )
 
 
-def _share(successes: int, trials: int) -> Estimate:
+def share(successes: int, trials: int) -> Estimate:
+    """``successes / trials`` with its interval; undefined without trials."""
     if not trials:
         return UNDEFINED
     exact = np.zeros(1)

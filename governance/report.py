@@ -26,12 +26,15 @@ from fedethos.governance.charts import (
 from fedethos.governance.class_tables import groups_tables, labels_table
 from fedethos.governance.flips_table import flips_table
 from fedethos.governance.pages import template
+from fedethos.governance.suites_table import suite_tables
 from fedethos.job import Job
 from fedethos.personal_view import side_by_side
 from fedethos.records import FairnessReport, GroupRule, Manifest, PrivacyReport, Round
 from fedethos.result import Attribute, GapName, Interval, MetricName, Result, in_declared_order
 from fedethos.runfolder import RunFolder
 from fedethos.storage import write_atomically
+from fedethos.suite_record import SuitesReport
+from fedethos.suite_words import BASIS
 from fedethos.wording import (
     NOT_RELEASED,
     bounds,
@@ -94,6 +97,7 @@ class Documents:
     privacy: PrivacyReport
     fairness: FairnessReport
     flips: FlipReport | None = None
+    suites: SuitesReport | None = None
 
 
 def render_report(run_folder: Path) -> Path:
@@ -108,6 +112,7 @@ def render_report(run_folder: Path) -> Path:
         privacy=folder.read_privacy(),
         fairness=folder.read_fairness(),
         flips=folder.read_flips() if folder.flips.is_file() else None,
+        suites=folder.read_suites() if folder.suites.is_file() else None,
     )
     write_atomically(folder.report, report_html(documents).encode("utf-8", "replace"))
     return folder.report
@@ -139,6 +144,8 @@ def report_html(documents: Documents) -> str:
         gaps=_gaps_table(attributes, documents.fairness.tolerance),
         groups=_group_charts(result, attributes),
         flips=None if documents.flips is None else flips_table(documents.flips),
+        suites=[] if documents.suites is None else suite_tables(documents.suites),
+        suites_basis=BASIS,
         personal=_personal_table(documents),
         personal_note=personal_words(documents.job),
         metrics_chart=metrics_chart(drawn),

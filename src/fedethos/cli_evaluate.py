@@ -1,4 +1,4 @@
-"""``fedethos evaluate``: a finished simulation's model again, its metrics or its counterfactual flips."""
+"""``fedethos evaluate``: a finished run's model again: its metrics, its counterfactual flips, or scores on public benchmarks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedethos.suite_record import SUITES
+
 if TYPE_CHECKING:
     from fedethos.runfolder import RunFolder
     from fedethos.simulations.flips import FlipQuestion
+    from fedethos.simulations.suites import SuiteQuestion
 
 _MARK = "Exact values, which only a simulation can see (basis oracle). Intervals are of sampling alone."
 
@@ -27,15 +30,33 @@ def evaluate(
         str | None, typer.Option(metavar="FILE", help="With --flip: identity terms, a YAML file or builtin:sex; default: the job's.")
     ] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose records.")] = "test",
+    suites: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--suite", metavar="NAME=PATH", help=f"A public benchmark of language models: {', '.join(SUITES)}. May be given again."
+        ),
+    ] = None,
+    items: Annotated[int | None, typer.Option(min=10, metavar="N", help="With --suite: at most N items of each; default: all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --suite: of the choice of items and of the intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Evaluate a simulation's released adapter again, at the released threshold; with --flip on counterfactual records."""
+    """Evaluate a run's released adapter again, at the released threshold; with --flip on counterfactual records, with --suite on public
+    benchmarks beside the base model."""
     if not flip and (attributes or terms):
         raise typer.BadParameter("--attribute and --terms belong to --flip.")
+    if suites and flip:
+        raise typer.BadParameter("--suite and --flip are two evaluations.")
+    if items is not None and not suites:
+        raise typer.BadParameter("--items belongs to --suite.")
+    chosen = [_named(text) for text in suites or ()]
     from fedethos.runfolder import RunFolder
 
     folder = RunFolder(run)
-    if flip:
+    if chosen:
+        from fedethos.simulations.suites import SuiteQuestion
+
+        _suites(folder, SuiteQuestion(chosen, items, seed), as_json=as_json)
+    elif flip:
         from fedethos.simulations.flips import FlipQuestion
 
         _flip(folder, FlipQuestion(tuple(attributes or ()), terms, split), as_json=as_json)
@@ -89,6 +110,40 @@ def _flip(folder: RunFolder, question: FlipQuestion, *, as_json: bool) -> None:
             )
     typer.echo(_MARK)
     typer.echo(f"Written to {folder.flips} and the report. Next: open {folder.report}", err=True)
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or name not in SUITES:
+        raise typer.BadParameter(f"--suite takes NAME=PATH with one of {', '.join(SUITES)}.")
+    return name, Path(path)
+
+
+def _suites(folder: RunFolder, question: SuiteQuestion, *, as_json: bool) -> None:
+    from fedethos.progress import Progress
+
+    with Progress() as progress:
+        progress.stage("Loading libraries")
+        from fedethos.governance.report import render_report
+        from fedethos.simulations.suites import score_suites
+        from fedethos.suite_record import EVERYTHING
+        from fedethos.suite_words import BASIS, HEAD, notes, rows
+
+        found = score_suites(folder, question, progress)
+        body = found.model_dump(mode="json", by_alias=True)
+        with folder.resume() as locked:
+            locked.write_suites(body)
+        render_report(folder.path)
+    if as_json:
+        typer.echo(json.dumps(body, indent=2))
+        return
+    for name, scores in found.suites.items():
+        typer.echo(f"{name}: {scores.items:,} items")
+        _table([HEAD, *rows(scores.groups[EVERYTHING])])
+        for note in notes(scores):
+            typer.echo(note)
+    typer.echo(BASIS)
+    typer.echo(f"Written to {folder.suites}, by group too, and the report. Next: open {folder.report}", err=True)
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:

@@ -153,7 +153,8 @@ def _describe(model: type[BaseModel], path: yamltext.Path, details: list[ErrorDe
     place = document.descend(path)
     shown = f"`{document.spell(path)}`" if path else "The document"
     words = place.words if place else "a value of another type"
-    help_line = f"See: fedethos config explain {path[0]}" if path else "See: fedethos config explain"
+    explained = f"See: fedethos config explain {path[0]}" if path else "See: fedethos config explain"
+    help_line = explained if model is Job else ""
     if code := next((kind for kind in kinds if _CODE.match(kind)), None):
         return FedethosError(code, next(detail["msg"] for detail in details if detail["type"] == code), where=at, fix=help_line)
     if "extra_forbidden" in kinds:

@@ -27,6 +27,7 @@ from fedethos.job import Job
 from fedethos.records import FairnessReport, Local, Manifest, PrivacyReport, Round
 from fedethos.result import Result
 from fedethos.storage import PARTIAL, JsonValue, canonical_json, canonical_line, write_atomically, write_errors
+from fedethos.suite_record import SuitesReport
 
 LEDGER_FILES = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "ledger.sqlite.head")
 FILES = (
@@ -37,6 +38,7 @@ FILES = (
     "privacy.json",
     "fairness.json",
     "flips.json",
+    "suites.json",
     "report.html",
     "local.json",
     "incidents.log",
@@ -86,6 +88,11 @@ class RunFolder:
     def flips(self) -> Path:
         """Counterfactual flips; there only after ``fedethos evaluate --flip``."""
         return self.path / "flips.json"
+
+    @property
+    def suites(self) -> Path:
+        """Scores on public benchmarks; there only after ``fedethos evaluate --suite``."""
+        return self.path / "suites.json"
 
     @property
     def report(self) -> Path:
@@ -196,6 +203,9 @@ class RunFolder:
     def write_flips(self, flips: Mapping[str, JsonValue]) -> None:
         self._write_document(self.flips, flips, FlipReport)
 
+    def write_suites(self, suites: Mapping[str, JsonValue]) -> None:
+        self._write_document(self.suites, suites, SuitesReport)
+
     def write_result(self, result: Mapping[str, JsonValue]) -> None:
         self._write_document(self.result, result, Result)
 
@@ -248,6 +258,9 @@ class RunFolder:
 
     def read_flips(self) -> FlipReport:
         return _parse(self._read(self.flips), FlipReport, self.flips)
+
+    def read_suites(self) -> SuitesReport:
+        return _parse(self._read(self.suites), SuitesReport, self.suites)
 
     def read_result(self) -> Result:
         return _parse(self._read(self.result), Result, self.result)

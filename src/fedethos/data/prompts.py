@@ -56,6 +56,11 @@ class PromptTable:
         """Tokens of each row, int64[n]."""
         return np.asarray(self.prompt + self.answers.sum(axis=1), dtype=np.int64)
 
+    @property
+    def longest(self) -> Integers:
+        """Tokens of each prompt with its longest answer, int64[n]: as much as the model has to read at once."""
+        return np.asarray(self.prompt + self.answers.max(axis=1, initial=0), dtype=np.int64)
+
     def batch(self, indices: Integers) -> dict[str, torch.Tensor]:
         """Keyword arguments of ``models.language.LanguageModel`` for the records at ``indices``, padded on the right.
 

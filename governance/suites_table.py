@@ -1,0 +1,36 @@
+"""The tables of benchmark scores in the report, from ``suites.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedethos.governance.charts import Table
+from fedethos.suite_record import EVERYTHING, SuiteScores, SuitesReport
+from fedethos.suite_words import HEAD, groups, notes, rows
+
+
+@dataclass(frozen=True)
+class SuiteTables:
+    """``by_group`` is None where a suite has no groups of its own."""
+
+    name: str
+    items: str
+    overall: Table
+    by_group: Table | None
+    notes: tuple[str, ...]
+
+
+def suite_tables(report: SuitesReport) -> list[SuiteTables]:
+    return [
+        SuiteTables(name, f"{scores.items:,}", _overall(scores), _by_group(scores), tuple(notes(scores)))
+        for name, scores in report.suites.items()
+    ]
+
+
+def _overall(scores: SuiteScores) -> Table:
+    return Table(HEAD, tuple(rows(scores.groups[EVERYTHING])))
+
+
+def _by_group(scores: SuiteScores) -> Table | None:
+    own = tuple((name, *row) for name, group in groups(scores) for row in rows(group))
+    return Table(("Group", *HEAD), own) if own else None
