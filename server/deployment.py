@@ -20,7 +20,7 @@ from fedethos.client.registry import prepare_task
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
-from fedethos.flower_grid import checked
+from fedethos.flower_grid import LOST_SUPERLINK, checked
 from fedethos.incidents import record
 from fedethos.messages import Arrays
 from fedethos.runfolder import RunFolder
@@ -53,6 +53,9 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str, attempt: int, quarant
         except FedethosError as refusal:
             live.end(Problem.of(refusal))
             raise
+        except LOST_SUPERLINK as failure:  # no end of the run: the coordinator brings both back
+            incident = record(failure)
+            raise FedethosError("NET-518", f"The ServerApp lost its SuperLink: {type(failure).__name__}, incident {incident.id}.") from None
         except Exception as failure:  # its text may hold anything, and Flower would keep it
             incident = record(failure)
             bug = FedethosError("RUN-973", f"The round loop failed: {type(failure).__name__}, incident {incident.id}.")

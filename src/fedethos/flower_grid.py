@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+import httpx
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message.message import make_message
 from flwr.common.serde_utils import metadata_from_proto
@@ -22,9 +23,11 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
+
+LOST_SUPERLINK = (httpx.HTTPError, ObjectPushError)  # what Flower's grid raises while its SuperLink goes or comes back
 
 _MOST_OBJECTS = 100_000
 _LEAST_BYTES = 64 * 1024 * 1024  # counts of a small model are larger than its adapter

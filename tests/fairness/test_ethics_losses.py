@@ -8,7 +8,7 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from fedethos.fairness.losses import LOSSES, LossName, counterfactual_consistency, cross_entropy, example_loss, focal
+from fedethos.fairness.losses import LOSSES, LossName, counterfactual_consistency, cross_entropy, focal
 from fedethos.job_fairness import Fairness
 
 LABELS = torch.tensor([0, 2, 1, 2, 0])
@@ -32,7 +32,8 @@ def test_the_registry_holds_the_losses_that_a_job_may_name() -> None:
     + [{"loss": "counterfactual_consistency", "consistency_weight": 10.0}],
 )
 def test_gradients_agree_with_finite_differences(settings: dict[str, object]) -> None:
-    loss = example_loss(Fairness.model_validate(settings))
+    fairness = Fairness.model_validate(settings)
+    loss = LOSSES[fairness.loss](fairness)
     assert torch.autograd.gradcheck(lambda values: loss(values, LABELS, ORIGINAL), (logits(),), atol=1e-7)
 
 

@@ -6,16 +6,22 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
+from fedethos import flower_grid
 from fedethos.certificates import make_authority, make_server_certificate
 from fedethos.cli import run as fedethos
 from fedethos.errors import FedethosError
+from fedethos.flower import identify_process
 from fedethos.job import Job
 from fedethos.runfolder import RunFolder
+from fedethos.server.deployment import run_deployed
 from fedethos.server.doctor import examine
+from fedethos.server.live import read_live
 from fedethos.server.notify import Notifier
-from fedethos.server.places import Places, new_run_name
+from fedethos.server.places import STATE_VARIABLE, Places, new_run_name
 from fedethos.server.queue import Queue, Status
 from fedethos.server.site import deployed_sites
 from fedethos.server_document import load_server
@@ -44,6 +50,24 @@ def places(tmp_path):
     made = Places(tmp_path / "state")
     made.make()
     return made
+
+
+@pytest.mark.parametrize(
+    ("failure", "ended"), [(httpx.ReadError("gone"), False), (ObjectPushError("1", 1, "1"), False), (KeyError("x"), True)]
+)
+def test_a_lost_superlink_does_not_end_a_run_and_a_bug_does(places, tmp_path, monkeypatch, failure, ended):
+    """What the live file calls ended is not started again."""
+    entry = Queue(places).submit(job(), tmp_path)
+    places.sites.write_text(json.dumps({"north": 1, "south": 2}), "utf-8")
+    identify_process(run_id=1)
+    grid = flower_grid.HttpGrid(token="never used")
+    monkeypatch.setenv(STATE_VARIABLE, str(places.state))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(grid, "push_messages", lambda messages: (_ for _ in ()).throw(failure))
+    monkeypatch.setattr(grid, "get_nodes", lambda: [])
+    with pytest.raises(FedethosError, match="RUN-973" if ended else "NET-518"):
+        run_deployed(grid, run=entry.run, job_sha256=entry.job_sha256, attempt=0, quarantine_after=None)
+    assert read_live(places.live(entry.run)).ended is ended
 
 
 def test_a_submitted_job_survives_a_restart_in_its_order(places, tmp_path):
