@@ -2,8 +2,9 @@
 
 One table group × label × score bin of ``fairness.attribute``, paid together with training (``privacy/counts.py``) or exact under
 ``privacy.mode: none``. Bins are few, for a sum of noisy cells carries the noise of all of them: with ``fairness.thresholds: fixed`` two,
-else six around the last threshold, which follow the base rate from release to release; before the first release nobody knows where
-the scores are, so that it has sixteen.
+else twelve, at every edge near the last threshold, which follow the base rate from release to release. Before the first release nobody
+knows where the scores are, so that it has 25. Near the threshold no edge is left out: the scores of a model that has hardly
+begun to learn lie within two or three bins, and cut elsewhere it selects everybody or nobody and shows no gap.
 Next on the path: ``server/steering_rules.py``, then the strategy's own file in ``strategies/``.
 """
 
@@ -30,8 +31,10 @@ from fedethos.storage import JsonValue
 from fedethos.strategies import qfedavg
 from fedethos.strategies.fairfed import aggregation_shares
 
-_REACH = (1, 3)
-"""Bins from the last threshold to where it may be next."""
+_REACH = 5
+"""How many bins from the last threshold the next one may be."""
+
+_FIRST_CUTS = tuple(sorted({*DEFAULT_CUTS, *range(FIXED_EDGE - 10, FIXED_EDGE + 10)}))
 
 if TYPE_CHECKING:
     from fedethos.server.decision import AskLayout
@@ -149,8 +152,8 @@ def _cuts(known: Steering | None, job: Job) -> tuple[int, ...]:
     if job.fairness.thresholds == "fixed":
         return (FIXED_EDGE,)
     if known is None:
-        return DEFAULT_CUTS
-    return tuple(sorted({min(max(known.edge + step, 1), BINS - 1) for reach in _REACH for step in (-reach, 0, reach)}))
+        return _FIRST_CUTS
+    return tuple(edge for edge in range(known.edge - _REACH, known.edge + _REACH + 1) if 1 <= edge < BINS)
 
 
 def _base_rate_cut(scores: IntArray, favorable: int) -> int:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fedethos.documents import load_job
 from fedethos.fairness.histograms import EDGES, histogram
 from fedethos.fairness.layout import GROUP_SCORES, Layout
+from fedethos.server.decision import AskLayout
 from fedethos.server.measure import Measurement
 from fedethos.server.state import RunState
 from fedethos.server.steering import steered
 
 PEOPLE = 4000
+
+
+def counting(scores: np.ndarray, label: np.ndarray, sex: np.ndarray) -> AskLayout:
+    """Sites that answer with exact counts of these people."""
+    full = histogram(scores, label, sex, groups=3, labels=2)
+
+    def ask(_arrays: object, _split: object, _round: int, layout: Layout) -> Measurement:
+        return Measurement({GROUP_SCORES: layout.tables({"sex": full})[GROUP_SCORES]})
+
+    return ask
 
 
 @pytest.mark.parametrize("middle", [-3.5, 0.0, 3.5])
@@ -22,10 +35,7 @@ def test_a_model_far_from_one_half_is_steered_at_once(write_job, middle: float) 
     rng = np.random.default_rng(0)
     label, sex = (rng.random(PEOPLE) < 0.25).astype(np.int64), rng.integers(0, 2, PEOPLE)
     scores = middle + label + 0.7 * sex + rng.normal(0.0, 0.5, PEOPLE)
-    full = histogram(scores, label, sex, groups=3, labels=2)
-
-    def ask(_arrays: object, _split: object, _round: int, layout: Layout) -> Measurement:
-        return Measurement({GROUP_SCORES: layout.tables({"sex": full})[GROUP_SCORES]})
+    ask = counting(scores, label, sex)
 
     state, asked = steered(ask, RunState(1, {}, RunState.start({}, {}, []).memory), job, [])
     steering = state.memory.steering
@@ -34,6 +44,23 @@ def test_a_model_far_from_one_half_is_steered_at_once(write_job, middle: float) 
     women, men = np.reshape(steering.weights, (-1, 2))[:2, 1]
     assert women > 1.05
     assert men < 0.95
+
+
+def test_a_model_that_has_hardly_begun_to_learn_shows_its_gap(write_job) -> None:
+    """All scores within one and a half log-odds, between the cuts that were enough for a trained model."""
+    job = load_job(write_job(fairness={"strategy": "controller", "every": 1, "attribute": "sex", "learning_rate": 8}))
+    rng = np.random.default_rng(0)
+    label, sex = (rng.random(PEOPLE) < 0.25).astype(np.int64), rng.integers(0, 2, PEOPLE)
+    scores = -2.2 + 0.3 * label + 0.3 * sex + rng.normal(0.0, 0.2, PEOPLE)
+    state, _ = steered(counting(scores, label, sex), RunState(1, {}, RunState.start({}, {}, []).memory), job, [])
+    assert state.memory.steering is not None
+    women, men = np.reshape(state.memory.steering.weights, (-1, 2))[:2, 1]
+    assert women > 2.0 * men
+
+    later = -0.7 + label + 0.7 * sex + rng.normal(0.0, 0.5, PEOPLE)  # a round on, five bins higher, it is found again
+    state, _ = steered(counting(later, label, sex), replace(state, round=2), job, [])
+    assert state.memory.steering is not None
+    assert np.mean(later >= EDGES[state.memory.steering.edge]) == pytest.approx(0.25, abs=0.15)
 
 
 def test_with_the_fixed_threshold_it_asks_for_two_bins(write_job) -> None:
