@@ -2,7 +2,8 @@
 
 One table group × label × score bin of ``fairness.attribute``, paid together with training (``privacy/counts.py``) or exact under
 ``privacy.mode: none``. Bins are few, for a sum of noisy cells carries the noise of all of them: with ``fairness.thresholds: fixed`` two,
-else the threshold's neighbourhood, which follows the base rate from release to release.
+else six around the last threshold, which follow the base rate from release to release; before the first release nobody knows where
+the scores are, so that it has sixteen.
 Next on the path: ``server/steering_rules.py``, then the strategy's own file in ``strategies/``.
 """
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from fedethos.cells import cell_count, cell_names
 from fedethos.fairness.counts import GroupCounts
 from fedethos.fairness.histograms import BINS, IntArray
-from fedethos.fairness.layout import GROUP_SCORES, Layout
+from fedethos.fairness.layout import DEFAULT_CUTS, GROUP_SCORES, Layout
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.job_strategy import SITE_STRATEGIES
@@ -28,6 +29,9 @@ from fedethos.server.steering_rules import moved_cells, moved_sites, site_risks
 from fedethos.storage import JsonValue
 from fedethos.strategies import qfedavg
 from fedethos.strategies.fairfed import aggregation_shares
+
+_REACH = (1, 3)
+"""Bins from the last threshold to where it may be next."""
 
 if TYPE_CHECKING:
     from fedethos.server.decision import AskLayout
@@ -94,8 +98,9 @@ def steered(ask: AskLayout, state: RunState, job: Job, sites: Iterable[Site]) ->
     attribute = job.fairness_attribute
     if attribute is None or state.round not in job.steering_rounds:
         return state, ()
-    before, by_loss = state.memory.steering or Steering.start(job, sites), loss_cuts(job)
-    cuts = _cuts(before.edge, job) if by_loss is None else by_loss
+    known, by_loss = state.memory.steering, loss_cuts(job)
+    before = known or Steering.start(job, sites)
+    cuts = _cuts(known, job) if by_loss is None else by_loss
     asked = ask(state.arrays, "train", state.round, Layout(attribute=attribute, group_cuts=cuts))
     if by_loss is not None:
         return state.remembering(steering=_loss_weights(before, asked, job)), (asked,)
@@ -140,10 +145,12 @@ def _decided(table: IntArray, cut: int) -> IntArray:
     return np.stack([table[..., : cut + 1].sum(axis=-1), table[..., cut + 1 :].sum(axis=-1)], axis=-1)
 
 
-def _cuts(edge: int, job: Job) -> tuple[int, ...]:
+def _cuts(known: Steering | None, job: Job) -> tuple[int, ...]:
     if job.fairness.thresholds == "fixed":
         return (FIXED_EDGE,)
-    return tuple(sorted({max(1, edge - 1), edge, min(BINS - 1, edge + 1)}))
+    if known is None:
+        return DEFAULT_CUTS
+    return tuple(sorted({min(max(known.edge + step, 1), BINS - 1) for reach in _REACH for step in (-reach, 0, reach)}))
 
 
 def _base_rate_cut(scores: IntArray, favorable: int) -> int:

@@ -50,6 +50,7 @@ def simulate(
     force: bool = False,
     records: Records | None = None,
     attack: SimulatedAttack | None = None,
+    report: bool = True,
 ) -> Path:
     """Run ``job`` into the new folder ``out`` and render its report.
 
@@ -65,13 +66,15 @@ def simulate(
         What ``read_records`` gave for this job's data, so that many seeds read a table once.
     attack : SimulatedAttack, optional
         Some sites attack; exact values are then of the other sites' people.
+    report : bool
+        Without it the run has no page until ``fedethos report`` renders one, which takes longer than training a small table does.
     """
     with RunFolder(out).create(force=force) as folder:
         folder.write_job(dump_job(job))
         local = Local(base=str(base.resolve()), wire=wire, run=f"{job.name}/{secrets.token_hex(8)}", attack=attack)
         folder.write_local(local.model_dump())
         try:
-            _run(job, folder, local, observer, records)
+            _run(job, folder, local, observer, records, report=report)
         except FedethosError:
             if not folder.manifest.exists():
                 folder.discard()
@@ -79,7 +82,7 @@ def simulate(
     return out
 
 
-def resume(out: Path, *, observer: Observer) -> Path:
+def resume(out: Path, *, observer: Observer, report: bool = True) -> Path:
     """Continue a run after its last checkpoint. A seeded run ends with the numbers of an uninterrupted one.
 
     Raises
@@ -90,11 +93,11 @@ def resume(out: Path, *, observer: Observer) -> Path:
     with RunFolder(out).resume() as folder:
         if folder.result.exists():
             raise FedethosError("RUN-932", "This run is complete.", where=str(out), fix=f"See it with `fedethos report {out}`.")
-        _run(load_job(folder.job), folder, folder.read_local(), observer)
+        _run(load_job(folder.job), folder, folder.read_local(), observer, report=report)
     return out
 
 
-def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records: Records | None = None) -> None:
+def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records: Records | None = None, *, report: bool) -> None:
     quiet_logs()
     started, base = time.monotonic(), Path(local.base)
     ledger = ledger_path(job, base=base, own=folder.ledger)
@@ -114,18 +117,26 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
             spoil=scene.spoil,
         ) as federation,
     ):
-        base_weights = federation.model.base_weights()
-        plan = _coordination(job, folder, federation, observer, started, honest=scene.honest(federation))
-        if not folder.manifest.exists():
-            folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE, marks=scene.marks(federation)))
-        behind = scene.behind(federation)
-        app = build_client_app(lambda context: behind[context.node_id])
-        build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=local.wire), _context(0))
-        _export_personal(federation, folder)
-        federation.model.restore_base()
-        if federation.model.base_weights() != base_weights:
-            raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
-    render_report(folder.path)
+        run_rounds(job, folder, federation, scene, observer, started, wire=local.wire)
+    if report:
+        render_report(folder.path)
+
+
+def run_rounds(
+    job: Job, folder: RunFolder, federation: Federation, scene: Scene, observer: Observer, started: float, *, wire: bool = False
+) -> None:
+    """All rounds of ``job`` that ``folder`` does not hold yet, on its prepared sites. ``started``: ``time.monotonic()`` at the start."""
+    base_weights = federation.model.base_weights()
+    plan = _coordination(job, folder, federation, observer, started, honest=scene.honest(federation))
+    if not folder.manifest.exists():
+        folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE, marks=scene.marks(federation)))
+    behind = scene.behind(federation)
+    app = build_client_app(lambda context: behind[context.node_id])
+    build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))
+    _export_personal(federation, folder)
+    federation.model.restore_base()
+    if federation.model.base_weights() != base_weights:
+        raise FedethosError("MODEL-430", "The base model's weights changed during the run.", why="Only the adapter may change.")
 
 
 def _coordination(

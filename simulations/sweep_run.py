@@ -27,10 +27,10 @@ BUG = "bug"  # in place of a code: a failure that is none of ours to name
 _ENDS_THE_SWEEP = ("RUN-902", "RUN-904", "RUN-905")  # locked, disk full, not writable: the next run would meet the same
 
 
-def run_sweep(plan: SweepPlan, out: Path, *, base: Path, basis: AskedBasis, say: Callable[[str], None]) -> Sweep:
+def run_sweep(plan: SweepPlan, out: Path, *, base: Path, basis: AskedBasis, say: Callable[[str], None], reports: bool = True) -> Sweep:
     """Run what is missing in ``out`` and write ``sweep.json``, also when a Ctrl-C cuts the sweep short.
 
-    A run that fails is recorded with its code, and the sweep goes on.
+    A run that fails is recorded with its code, and the sweep goes on. ``reports``: whether each run gets its page.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def run_sweep(plan: SweepPlan, out: Path, *, base: Path, basis: AskedBasis, say:
     try:
         for done, (number, run) in enumerate(missing):
             say(f"run {number} of {len(runs)}: {run.folder}{_left(time.monotonic() - began, done, len(missing))}")
-            outcomes[run.folder] = _run(run, out, states[run.folder], table, say)
+            outcomes[run.folder] = _run(run, out, states[run.folder], table, say, reports=reports)
     finally:
         sweep = sweep_table(plan, outcomes, basis)
         write_atomically(out / SWEEP_FILE, canonical_json(sweep.model_dump(mode="json", by_alias=True)))
@@ -69,13 +69,14 @@ class _Table:
         return self._read[1]
 
 
-def _run(run: PlannedRun, out: Path, state: State, table: _Table, say: Callable[[str], None]) -> Outcome:
+def _run(run: PlannedRun, out: Path, state: State, table: _Table, say: Callable[[str], None], *, reports: bool) -> Outcome:
     folder = out / run.folder
     try:
         if state == "begun" and any(RunFolder(folder).checkpoints.glob("round-*/state.json")):
-            resume(folder, observer=Silent())
+            resume(folder, observer=Silent(), report=reports)
         else:
-            simulate(run.job, folder, base=table.base, observer=Silent(), force=state == "begun", records=table.records(run.job))
+            records, force = table.records(run.job), state == "begun"
+            simulate(run.job, folder, base=table.base, observer=Silent(), force=force, records=records, report=reports)
     except FedethosError as error:
         if error.code in _ENDS_THE_SWEEP:
             raise

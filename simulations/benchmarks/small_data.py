@@ -1,7 +1,7 @@
-"""What helps on 3,000 records at epsilon 3 and 1: the aggregation rule, head warm-up, the average of iterates, the head alone.
+"""What private jobs do by default (ffa, head warm-up) beside FedAvg and the head alone, on 3,000 records at epsilon 3 and 1.
 
-Adult sentences on MiniLM, adapters on its last layer, four sites of about 750 training records. All variants see the same
-records, start and seeds (paired). Each is given the same two learning rates on one seed, and runs with its better one on fresh
+Adult sentences on MiniLM, adapters on its last layer, six sites of about 500 training records. All variants see the same
+records, start and seeds (paired). Each is given the same three learning rates on two seeds, and runs with its best one on fresh
 seeds. Sites, rounds, noise and the trainer are those of a run; messages, ledger and checkpoints are left out. The metric is exact
 (all test people), as only a simulation can see it.
 
@@ -40,13 +40,13 @@ from fedethos.strategies.averaging import weighted_mean
 
 ROUNDS = 5
 EPSILONS = (3.0, 1.0)
-SCALES = (1.0, 2.5)  # times the demo's learning rates
-TUNING_SEED = 101
+SCALES = (1.0, 2.5, 6.0)  # times the demo's learning rates
+TUNING_SEEDS = (101, 102)
 _SETTING = (
     "data.text='{age}, {education}, {marital_status}, {occupation}, {hours_per_week} hours'",
     "data.limit=0.1024",
     "data.split={train: 0.6, validation: 0.08, test: 0.32}",
-    "simulation.sites=4",
+    "simulation.sites=6",
     "simulation.partition={kind: iid}",
     f"federation.rounds={ROUNDS}",
     "training.local_steps=6",
@@ -61,20 +61,13 @@ class Variant:
     name: str
     aggregation: str
     head_warmup_rounds: int = 0
-    iterate_average: str = "none"
 
 
 Wanted = tuple[Variant, float, float]  # variant, epsilon, scale of the learning rates
 
 PLAIN = Variant("fedavg", "fedavg")
-DEFAULT = Variant("ffa", "ffa")
-VARIANTS = (
-    PLAIN,
-    DEFAULT,
-    Variant("ffa, warm-up", "ffa", head_warmup_rounds=2),
-    Variant("ffa, tail average", "ffa", iterate_average="tail"),
-    Variant("head alone", "ffa", head_warmup_rounds=ROUNDS),
-)
+DEFAULT = Variant("ffa, warm-up", "ffa", head_warmup_rounds=2)
+VARIANTS = (PLAIN, DEFAULT, Variant("head alone", "ffa", head_warmup_rounds=ROUNDS))
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,6 @@ def job_of(seed: int, variant: Variant = PLAIN, epsilon: float = 3.0, scale: flo
             f"privacy.epsilon={epsilon}",
             f"federation.aggregation={variant.aggregation}",
             f"training.head_warmup_rounds={variant.head_warmup_rounds}",
-            f"training.iterate_average={variant.iterate_average}",
             f"training.learning_rate={rates.learning_rate * scale}",
             f"training.head_learning_rate={(rates.head_learning_rate or rates.learning_rate) * scale}",
         ],
@@ -157,28 +149,24 @@ def measured(seed: int, wanted: Iterable[Wanted]) -> Iterator[Outcome]:
 
 
 def best_scales(tuned: Sequence[Outcome]) -> dict[tuple[str, float], float]:
-    """(variant, epsilon) -> the scale with the higher AUC on the tuning seed."""
-    best: dict[tuple[str, float], Outcome] = {}
+    """(variant, epsilon) -> the scale with the highest mean AUC over the tuning seeds."""
+    aucs: dict[tuple[str, float], dict[float, list[float]]] = {}
     for outcome in tuned:
-        key = (outcome.variant, outcome.epsilon)
-        if key not in best or outcome.roc_auc > best[key].roc_auc:
-            best[key] = outcome
-    return {key: outcome.scale for key, outcome in best.items()}
+        aucs.setdefault((outcome.variant, outcome.epsilon), {}).setdefault(outcome.scale, []).append(outcome.roc_auc)
+    return {key: max(by_scale, key=lambda scale: statistics.mean(by_scale[scale])) for key, by_scale in aucs.items()}
 
 
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Lines of a markdown table: means, and the paired gains in AUC over fedavg and over ffa with 95 % t-intervals."""
-    references = (PLAIN.name, DEFAULT.name)
-    gains_over = " | ".join(f"AUC above {reference} (95 %)" for reference in references)
-    yield f"| epsilon | variant | learning rates × | pairs | AUC | balanced accuracy | {gains_over} |"
-    yield "|---|---|---|---|---|---|---|---|"
+    """Lines of a markdown table: means, and the paired gain in AUC over fedavg with its 95 % t-interval."""
+    yield f"| epsilon | variant | learning rates × | pairs | AUC | balanced accuracy | AUC above {PLAIN.name} (95 %) |"
+    yield "|---|---|---|---|---|---|---|"
     for epsilon in sorted({outcome.epsilon for outcome in outcomes}, reverse=True):
         here = [outcome for outcome in outcomes if outcome.epsilon == epsilon]
         for name in dict.fromkeys(outcome.variant for outcome in here):
             ours = [outcome for outcome in here if outcome.variant == name]
             auc, balanced = (statistics.mean(getattr(outcome, key) for outcome in ours) for key in ("roc_auc", "balanced_accuracy"))
-            gains = " | ".join("" if name == reference else _interval(_gains(ours, here, reference)) for reference in references)
-            yield f"| {epsilon:g} | {name} | {ours[0].scale:g} | {len(ours)} | {auc:.3f} | {balanced:.3f} | {gains} |"
+            gain = "" if name == PLAIN.name else _interval(_gains(ours, here, PLAIN.name))
+            yield f"| {epsilon:g} | {name} | {ours[0].scale:g} | {len(ours)} | {auc:.3f} | {balanced:.3f} | {gain} |"
 
 
 def _gains(ours: Sequence[Outcome], everybody: Sequence[Outcome], reference: str) -> list[float]:
@@ -196,8 +184,8 @@ def _interval(gains: Sequence[float]) -> str:
 def rows() -> list[Row]:
     """One seed at epsilon 1 for ``make bench``: shown, not judged, because one pair says little."""
     torch.set_num_threads(1)
-    low, high = SCALES  # what the tuning seed chose, see the docs
-    wanted = [(variant, 1.0, low if variant is PLAIN else high) for variant in VARIANTS]
+    _, middle, high = SCALES  # what the tuning seeds chose, see the docs
+    wanted = [(variant, 1.0, middle if variant is PLAIN else high) for variant in VARIANTS]
     plain, *others = measured(1, wanted)
     return [compared("small-data", f"auc_over_{PLAIN.name}_epsilon_1/{other.variant}", other.roc_auc, plain.roc_auc) for other in others]
 
@@ -205,12 +193,12 @@ def rows() -> list[Row]:
 def main() -> None:
     """Tune, run, print the table. Runs that already stand in ``--out`` are not repeated."""
     parser = argparse.ArgumentParser(prog="python -m fedethos.simulations.benchmarks.small_data", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5, help="fresh seeds")
+    parser.add_argument("--pairs", type=int, default=10, help="fresh seeds")
     parser.add_argument("--out", type=Path, default=Path("build/small-data.jsonl"), help="one line a run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     grid = [(variant, epsilon, scale) for epsilon in EPSILONS for variant in VARIANTS for scale in SCALES]
-    scales = best_scales(_completed(TUNING_SEED, grid, arguments.out))
+    scales = best_scales([outcome for seed in TUNING_SEEDS for outcome in _completed(seed, grid, arguments.out)])
     chosen = [(variant, epsilon, scales[variant.name, epsilon]) for epsilon in EPSILONS for variant in VARIANTS]
     found = [outcome for seed in range(1, arguments.pairs + 1) for outcome in _completed(seed, chosen, arguments.out)]
     print(*table(found), sep="\n")

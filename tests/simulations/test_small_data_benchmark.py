@@ -37,7 +37,7 @@ def outcomes(variant: str, *aucs: float, scale: float = 1.0) -> list[Outcome]:
 def test_the_interval_is_the_paired_t_interval() -> None:
     """Gains .01, .02, .03: mean .02, standard error .01/√3, t(2, .975) = 4.3027, half-width .0248."""
     (*_, line) = small_data.table([*outcomes("fedavg", 0.6, 0.7, 0.8), *outcomes("other", 0.61, 0.72, 0.83)])
-    assert line == "| 1 | other | 1 | 3 | 0.720 | 0.500 | +0.020 (-0.005 to +0.045) |  |"
+    assert line == "| 1 | other | 1 | 3 | 0.720 | 0.500 | +0.020 (-0.005 to +0.045) |"
 
 
 def test_each_variant_runs_with_its_own_better_learning_rate() -> None:
