@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedethos.aggregation import trained_in
+from fedethos.aggregation import HEAD_CENTER, trained_in
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import ARRAYS, CONFIG, SETUP, TRAIN, Arrays, Reply, Request, SetupReply, TrainReply, encode_arrays, encode_request
@@ -25,6 +25,7 @@ from fedethos.runfolder import RunFolder
 from fedethos.server.cell_weights import cell_weights
 from fedethos.server.cohort import CohortGrid, choose_cohort
 from fedethos.server.exchange import Exchange, exchange, require_quorum
+from fedethos.server.head_center import with_center
 from fedethos.server.measure import (
     METRICS,
     EvaluateBySites,
@@ -84,7 +85,7 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
     _set_up_sites(grid, plan)
     preparation = time.monotonic() - plan.started
     if state is None:
-        state = _base_model_round(plan, measure, release)
+        state = _base_model_round(grid, plan, measure, release)
     state = state.remembering(seconds=state.memory.seconds + preparation)
     while state.round < plan.job.federation.rounds and not _stops_early(state, plan.job):
         state = _train_round(grid, plan, state, measure, release)
@@ -126,11 +127,15 @@ def _set_up_sites(grid: Grid, plan: Coordination) -> None:
     require_quorum(outcome, plan.job.federation.min_sites, doing="setup of the sites")
 
 
-def _base_model_round(plan: Coordination, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
+def _base_model_round(grid: Grid, plan: Coordination, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
     """Round 0: before training."""
-    plan.observer.stage("Measuring the model before training")
+    began, outcome = time.monotonic(), Exchange()
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
-    return _close_round(plan, state, measure, release, began=time.monotonic(), sites={}, outcome=Exchange())
+    if plan.job.center_head:
+        plan.observer.stage("Asking the sites for the mean of what the head reads")
+        state, outcome = with_center(grid, plan.job, plan.sites, state, _request(plan, 0, state.arrays), plan.frozen)
+    plan.observer.stage("Measuring the model before training")
+    return _close_round(plan, state, measure, release, began=began, sites={}, outcome=outcome)
 
 
 def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
@@ -171,7 +176,7 @@ def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measu
         }
     )
     arrays = steered_step(job, state, defended.updates, shares, arrays)
-    trained = RunState(number, arrays, memory, strategy_arrays(strategy))
+    trained = RunState(number, {**_center(state.arrays), **arrays}, memory, strategy_arrays(strategy))
     return _close_round(plan, trained, measure, release, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
 
 
@@ -179,16 +184,25 @@ def _train_messages(strategy: Strategy, grid: Grid, cohort: Mapping[int, Site], 
     """The strategy decides who is asked and with what; the message contract decides what a request looks like."""
     content = encode_request(TRAIN, request)
     config = ConfigRecord(dict(content.config_records[CONFIG]))
-    proposed = strategy.configure_train(request.round, content.array_records[ARRAYS], config, CohortGrid(grid, cohort))
+    center = encode_arrays(_center(request.arrays))
+    own = ArrayRecord({name: array for name, array in content.array_records[ARRAYS].items() if name not in center})
+    proposed = strategy.configure_train(request.round, own, config, CohortGrid(grid, cohort))
     return [
         Message(
-            RecordDict({ARRAYS: message.content.array_records[ARRAYS], CONFIG: message.content.config_records[CONFIG]}),
+            RecordDict(
+                {ARRAYS: ArrayRecord({**message.content.array_records[ARRAYS], **center}), CONFIG: message.content.config_records[CONFIG]}
+            ),
             message.metadata.dst_node_id,
             TRAIN,
             group_id=str(request.round),
         )
         for message in proposed
     ]
+
+
+def _center(arrays: Arrays) -> Arrays:
+    """The head's centre, which no strategy sees; empty without one."""
+    return {name: array for name, array in arrays.items() if name == HEAD_CENTER}
 
 
 def _aggregate(

@@ -159,6 +159,7 @@ def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> Non
         tensors = load_file(files[0])
     except (OSError, SafetensorError):
         raise _no_adapter(folder) from None
+    tensors = model.center.unfolded(tensors) if model.center else tensors
     if rule in EXPORTED_AS_ONE:
         model.load(beside_idle_adapter(tensors, model.read()))
         return
