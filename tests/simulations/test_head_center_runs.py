@@ -81,6 +81,7 @@ def test_it_is_paid_once_and_the_whole_stays_within_the_budget(write_job, tmp_pa
             (plan,) = account.plans.values()
             drawn = [one.purpose for one in plan.drawn]
             assert drawn.count(CENTER) == 1
+    assert "mean of the head's input" in json.loads((tmp_path / "run/privacy.json").read_text())["statement"]
     assert all(site["epsilon"] <= 8.0 for site in result["privacy"]["sites"].values())
     lines = [json.loads(line) for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()]
     assert 0 < lines[0]["epsilon"]["site-1"] < lines[1]["epsilon"]["site-1"]
