@@ -1,20 +1,21 @@
 """The ClientApp: Flower's Message API around a ``Node``, and the guard that lets no exception text out.
 
-Next on the path: ``client/node.py`` (what is answered) and ``client/trainer.py`` (how it trains).
+Next on the path: ``client/error_guard.py`` (which code leaves), ``client/node.py`` (what is answered), ``client/trainer.py`` (how).
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable
 from typing import Protocol
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedethos.client.error_guard import error_reply
 from fedethos.errors import FedethosError
-from fedethos.messages import ErrorReply, EvaluateReply, Reply, Request, SetupReply, TrainReply, decode_request, encode_reply
+from fedethos.logs import INCIDENTS
+from fedethos.messages import EvaluateReply, Reply, Request, SetupReply, TrainReply, decode_request, encode_reply
 
 
 class Answers(Protocol):
@@ -29,7 +30,7 @@ class Answers(Protocol):
 
 NodeOf = Callable[[Context], Answers]
 
-incidents = logging.getLogger("fedethos.incidents")  # local only; a deployment writes it to a file for its owner
+incidents = logging.getLogger(INCIDENTS)  # local only; a deployment writes it to a file for its owner
 
 
 def build_client_app(node_of: NodeOf) -> ClientApp:
@@ -59,9 +60,8 @@ def _answer(message: Message, handler: Callable[[Request], Reply]) -> Message:
     try:
         reply = handler(decode_request(message))
     except Exception as failure:  # the guard: whatever it is, its text must not leave the site
-        incident = secrets.token_hex(8)
-        incidents.error("incident %s", incident, exc_info=failure)
-        reply = ErrorReply(code=failure.code if isinstance(failure, FedethosError) else "NODE-500", incident=incident)
+        reply = error_reply(failure)
+        incidents.error("incident %s", reply.incident, exc_info=failure)
     return Message(encode_reply(reply), reply_to=message)
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from fedethos.cells import cell_count, weighed_attribute
-from fedethos.client.examples import Examples
 from fedethos.errors import FedethosError
 from fedethos.job import Job
+
+if TYPE_CHECKING:
+    from fedethos.client.examples import Examples
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from fedethos.client.examples import Examples
+from fedethos.client.memory import TokenBudget
 from fedethos.client.model import NodeModel, log_odds_of, margin_of
 from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.histograms import OVERALL, histogram
@@ -17,7 +18,7 @@ from fedethos.job import Job
 from fedethos.messages import Tables
 from fedethos.privacy.randomness import RandomSource
 
-_TOKENS_PER_BATCH = 8192
+TOKENS_PER_PASS = 8192
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,19 @@ class Predictions:
     label: npt.NDArray[np.int64]
 
 
-def predict(model: NodeModel, examples: Examples, favorable: int) -> Predictions:
-    """What the model says about each record."""
+def predict(model: NodeModel, examples: Examples, favorable: int, budget: TokenBudget | None = None) -> Predictions:
+    """What the model says about each record. ``budget``: the padded tokens of a pass that fitted so far; None: 8,192."""
+    return (budget or TokenBudget(TOKENS_PER_PASS)).fitted(lambda tokens: _predict(model, examples, favorable, tokens))
+
+
+def _predict(model: NodeModel, examples: Examples, favorable: int, tokens: int) -> Predictions:
     lengths = examples.inputs.lengths
     order = np.argsort(lengths, kind="stable")
     log_odds, margin, label = np.empty(len(examples)), np.empty(len(examples)), np.empty(len(examples), dtype=np.int64)
     start = 0
     with torch.inference_mode():
         while start < len(order):
-            longest_first_fit = max(1, _TOKENS_PER_BATCH // int(lengths[order[min(start + 255, len(order) - 1)]]))
+            longest_first_fit = max(1, tokens // int(lengths[order[min(start + 255, len(order) - 1)]]))
             batch = order[start : start + longest_first_fit]
             logits = model.logits(examples.inputs.batch(batch))
             log_odds[batch], margin[batch] = log_odds_of(logits, favorable), margin_of(logits, favorable)

@@ -5,7 +5,7 @@ All virtual sites of a simulation share one ``NodeModel``; only the adapter's nu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -31,6 +31,8 @@ class NodeModel:
         What computes logits: ``model`` itself, or its tail above the frozen prefix (same parameters).
     base_sha256 : str
         Content hash of the base model's folder, or of a tabular model's architecture.
+    classes : callable, optional
+        From what ``forward`` gives to logits of the job's labels; None: it gives these.
     center : HeadCenter, optional
         Of the head's input. Its value travels in each request and does not train.
 
@@ -42,10 +44,18 @@ class NodeModel:
         What trains now (``training``): the exchanged tensors, or some of them.
     """
 
-    def __init__(self, model: PeftModel | nn.Module, forward: nn.Module, base_sha256: str, center: HeadCenter | None = None) -> None:
+    def __init__(
+        self,
+        model: PeftModel | nn.Module,
+        forward: nn.Module,
+        base_sha256: str,
+        classes: Callable[[Tensor], Tensor] | None = None,
+        center: HeadCenter | None = None,
+    ) -> None:
         self.model = model
         self.base_sha256 = base_sha256
         self.forward = forward
+        self._classes = classes
         self.device = next(model.parameters()).device
         self._named = named_adapter_parameters(model) if isinstance(model, PeftModel) else dict(sorted(model.named_parameters()))
         trainable = [name for name, parameter in self._named.items() if parameter.requires_grad]
@@ -118,6 +128,11 @@ class NodeModel:
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Class logits, float32[b, labels]."""
+        outputs = self.outputs(batch)
+        return outputs if self._classes is None else self._classes(outputs)
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the loss is computed from, float32[b, columns]: class logits, or what the task has in their place."""
         output = self.forward(**{name: tensor.to(self.device) for name, tensor in batch.items()})
         logits: Tensor = output.logits if hasattr(output, "logits") else output
         return logits.float()

@@ -12,32 +12,31 @@ from dataclasses import dataclass
 
 import fedethos
 from fedethos.aggregation import WITH_RESIDUAL, is_residual, trained_in
+from fedethos.client.asked_counts import check_layout, check_personal, layout_of
 from fedethos.client.cell_weights import Floats, accepted_weights, weighed
-from fedethos.client.evaluator import lay_out, predict
+from fedethos.client.evaluator import TOKENS_PER_PASS, lay_out, predict
 from fedethos.client.examples import Examples
 from fedethos.client.group_sampling import balanced
 from fedethos.client.head_center import center_of
 from fedethos.client.head_warmup import head_first
+from fedethos.client.memory import TokenBudget
 from fedethos.client.model import NodeModel
 from fedethos.client.personal import PersonalAdapter, train_personal, unnoticed
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.errors import FedethosError
-from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.layout import Layout
 from fedethos.fairness.losses import example_loss
 from fedethos.job import Job
 from fedethos.messages import Arrays, Basis, EvaluateReply, Request, SetupReply, SplitName, Tables, TrainReply
-from fedethos.privacy.center import CENTER
 from fedethos.privacy.clipping import Clipping
-from fedethos.privacy.counts import purpose_of, release_counts
+from fedethos.privacy.counts import release_counts
 from fedethos.privacy.engine import ClippingEngine, PlainEngine
-from fedethos.privacy.events import TrainingSteps
+from fedethos.privacy.events import CENTER, TRAIN, TrainingSteps, purpose_of
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.ledger_plan import CommittedPlan
 from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.plan import sampling_rate_of
-from fedethos.privacy.planner import TRAIN
 from fedethos.privacy.randomness import RandomSource
 
 local_log = logging.getLogger("fedethos.incidents.training")  # the site's own; nothing of it is sent
@@ -63,6 +62,9 @@ class Node:
     source_of: SourceOf
     rank: int | None = None
     personal: PersonalAdapter | None = None
+
+    def __post_init__(self) -> None:
+        self._training_budget, self._counting_budget = TokenBudget(self.job.training.micro_batch_tokens), TokenBudget(TOKENS_PER_PASS)
 
     def setup(self, request: Request) -> SetupReply:
         """Take the frozen adapter tensors (lora_A under ffa) and say which base model is here."""
@@ -106,8 +108,8 @@ class Node:
         if request.split is None:
             raise FedethosError("SEC-630", "An evaluate message names no split.")
         layout = layout_of(request)
-        self._check_layout(request.split, layout)
-        self._check_personal(request)
+        check_layout(request.split, layout, self.job)
+        check_personal(request, self.job)
         if self.ledger is None:
             return EvaluateReply(self._exact_counts(request, request.split, layout), Basis.UNPROTECTED)
         if not layout.wanted:
@@ -175,7 +177,7 @@ class Node:
         if request.personal:
             self.model.load(self.personal_or(request.arrays, request.round))
         examples = self.examples[split]
-        predictions = predict(self.model, examples, self.job.data.label.favorable_index)
+        predictions = predict(self.model, examples, self.job.data.label.favorable_index, self._counting_budget)
         return lay_out(predictions, examples, self.job, layout, self.source_of(f"decisions/{split}", request.round))
 
     def personal_or(self, arrays: Arrays, round: int) -> Arrays:
@@ -186,12 +188,14 @@ class Node:
         """Train; what the aggregation rule trains in this round (a head warm-up leaves the adapter in it as it came)."""
         sent = self.model.read()
         examples = balanced(weighed(self.examples["train"], weights, self.job), self.job, self.declared_size)
-        loss = example_loss(self.job.fairness)
+        loss = example_loss(self.job)
         rule_trains = trained_in(self.job.aggregation, round, self.model.exchanged_names)
         names = head_first(rule_trains, round, warmup_rounds=self.job.head_warmup_rounds)
         plan = self._plan(weights, noise_multiplier)
         with self.model.training(names, rank=self.rank):
-            left_out = train_round(self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss)
+            left_out = train_round(
+                self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss, self._training_budget
+            )
         if left_out:
             local_log.warning(NOT_FINITE, round, left_out, self.job.unit)
         update = self.model.read(rule_trains)
@@ -226,40 +230,6 @@ class Node:
             raise _not_negotiated()
         self.model.load(request.arrays)
 
-    def _check_layout(self, split: SplitName, layout: Layout) -> None:
-        """Training people are counted by group for a strategy that steers by them, or for thresholds per group; the job names either."""
-        if (split == "train") != (layout.group_cuts is not None) or (split == "train" and layout.wanted != ("group-scores",)):
-            raise FedethosError(
-                "SEC-650",
-                "Counts of training people were asked for other than by group, or other people by group.",
-                why="Nothing was computed.",
-            )
-        by_group = layout.group_cuts is not None or layout.rules is not None
-        attribute = self.job.fairness_attribute
-        named = self.job.fairness.group_constraint is not None or (layout.rules is None and bool(self.job.steering_rounds))
-        known = named and attribute is not None and layout.attribute == attribute
-        if by_group and not (known and (layout.rules is None or self._fit(layout.rules, attribute or ""))):
-            raise FedethosError(
-                "SEC-651",
-                "Decisions by group were asked for that the approved job does not name.",
-                where="fairness.thresholds",
-                why="Nothing was computed.",
-            )
-
-    def _check_personal(self, request: Request) -> None:
-        personal = self.job.training.personal
-        if request.personal and (personal is None or not personal.release_counts):
-            raise FedethosError(
-                "SEC-652",
-                "Counts of the personal adapter were asked for that the approved job does not release.",
-                where="training.personal.release_counts",
-                why="Nothing was computed.",
-            )
-
-    def _fit(self, rules: GroupRules, attribute: str) -> bool:
-        coin = self.job.policy is not None and self.job.policy.allow_randomized_decisions
-        return len(rules.rules) == len(self.job.attributes[attribute]) + 1 and (coin or not rules.randomized)
-
     def _check(self, request: Request, *, rounds: range) -> None:
         if request.job_sha256 != self.job.sha256:
             raise FedethosError(
@@ -270,12 +240,6 @@ class Node:
             )
         if request.round not in rounds:
             raise FedethosError("SEC-631", "A message names a round that the job does not have.", why="Nothing was computed.")
-
-
-def layout_of(request: Request) -> Layout:
-    """The tables that an evaluate request asks for. AGG-734, AGG-760 or AGG-763 when it contradicts itself."""
-    rules = None if request.rules is None else GroupRules.of_numbers(request.attribute or "", request.rules)
-    return Layout(request.cuts, request.edge, rules, request.attribute, request.group_cuts)
 
 
 def clipping_engine(job: Job, max_grad_norm: float) -> ClippingEngine:

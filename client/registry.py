@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from fedethos.client.language_model import language_model
 from fedethos.client.tabular_classification import tabular_classification
 from fedethos.client.task import Task
 from fedethos.client.text_classification import text_classification
@@ -23,4 +24,6 @@ def prepare_task(job: Job, *, base: Path, scratch: Path, resources: ExitStack) -
     """
     if job.task == "tabular-classification":
         return tabular_classification(job)
+    if job.is_language:
+        return language_model(job, base=base)
     return text_classification(job, base=base, scratch=scratch, resources=resources)

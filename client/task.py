@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fedethos.client.examples import Inputs
 from fedethos.client.model import NodeModel
+from fedethos.client.writer import TextWriter
 from fedethos.data.records import Records
 from fedethos.privacy.self_check import SyntheticLoss
 
@@ -29,9 +30,12 @@ class Task:
         Made-up records for the self-check of the clipping engine.
     save : callable
         Write what was trained, as it stands in ``model``, into a folder.
+    writer : TextWriter, optional
+        Of a language model: what continues prompts.
     """
 
     model: NodeModel
     inputs: Callable[[Records], Inputs]
     synthetic_loss: SyntheticLoss
     save: Callable[[Path], None]
+    writer: TextWriter | None = None

@@ -16,7 +16,7 @@ from fedethos.data.tokens import tokenize
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.models import prefix
-from fedethos.models.adapter import attach_lora, save_adapter
+from fedethos.models.adapter import attach_lora, recompute_activations, save_adapter
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
 from fedethos.models.core import put_core_between
@@ -33,6 +33,8 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
     adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa")
     if job.aggregation == "fedsb":
         put_core_between(adapted, seed=job.simulation.seed)
+    if job.training.gradient_checkpointing:
+        recompute_activations(adapted)
     adapted.to(training_device())
     center = center_head(adapted) if job.center_head else None
     cached = _caches_prefix(job, adapted)
@@ -44,7 +46,7 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
         cache = prefix.build_cache(adapted, table, folder=scratch, dtype=np.dtype(job.training.cache_dtype))
         return HiddenInputs(resources.enter_context(cache))
 
-    model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256, center)
+    model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256, center=center)
     return Task(
         model=model,
         inputs=inputs,

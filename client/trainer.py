@@ -16,6 +16,7 @@ import torch
 
 from fedethos.client.examples import Examples, Indices, micro_batches
 from fedethos.client.iterates import IterateAverage
+from fedethos.client.memory import TokenBudget
 from fedethos.client.model import NodeModel
 from fedethos.errors import FedethosError
 from fedethos.fairness.losses import ExampleLoss, cross_entropy
@@ -70,14 +71,17 @@ def train_round(
     engine: ClippingEngine,
     source_of: SourceOfStep,
     loss: ExampleLoss = cross_entropy,
+    budget: TokenBudget | None = None,
     *,
     towards: Arrays | None = None,
 ) -> int:
     """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says.
 
-    ``towards``: where the proximal term pulls to; default: where the round starts. Returns how often a sampled unit added nothing because a
-    value of its gradient was not finite: for the site's own eyes.
+    ``budget``: the micro-batch that fitted so far; None: ``training.micro_batch_tokens``. ``towards``: where the proximal term pulls to;
+    default: where the round starts. Returns how often a sampled unit added nothing because a value of its gradient was not finite: for
+    the site's own eyes.
     """
+    budget = budget or TokenBudget(training.micro_batch_tokens)
     optimizer = _optimizer(model, training)
     start = _anchor(model, towards) if training.proximal_mu else {}
     average = IterateAverage(model.parameters, training.iterate_average, training.local_steps)
@@ -89,11 +93,7 @@ def train_round(
         for step in range(training.local_steps):
             source = source_of(step)
             rows = examples.rows_of(np.flatnonzero(source.uniform(examples.units) < chances))
-            engine.reset()
-            with _dropout_seeded_by(source, model.device):
-                for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, training.micro_batch_tokens):
-                    losses = _losses(model, examples, batch, loss)
-                    engine.backward(losses, _to_device(examples.unit[batch], model), _weights(model, examples, batch))
+            _accumulate(model, examples, rows, engine, loss, budget, dropout_seed=int(source.uniform(1)[0] * 2**53))
             left_out += engine.nonfinite_units
             sums = _noisy(engine.clipped_sum(), plan.noise_std, source)
             sums = _with_proximal(sums, model, start, training.proximal_mu * plan.expected_batch_size)
@@ -108,9 +108,35 @@ def train_round(
     return left_out
 
 
+def _accumulate(
+    model: NodeModel,
+    examples: Examples,
+    rows: Indices,
+    engine: ClippingEngine,
+    loss: ExampleLoss,
+    budget: TokenBudget,
+    *,
+    dropout_seed: int,
+) -> None:
+    """Leave the bounded gradients of the logical batch ``rows`` in ``engine``."""
+
+    def accumulate(tokens: int) -> None:
+        engine.reset()
+        with _dropout_seeded_by(dropout_seed, model.device):
+            for batch in micro_batches(rows, examples.unit, examples.inputs.lengths, tokens):
+                losses = _losses(model, examples, batch, loss)
+                engine.backward(losses, _to_device(examples.unit[batch], model), _weights(model, examples, batch))
+
+    def forget_broken_pass() -> None:
+        engine.detach()
+        engine.attach(model.forward, model.parameters)
+
+    budget.fitted(accumulate, forget_broken_pass)
+
+
 def _losses(model: NodeModel, examples: Examples, batch: Indices, loss: ExampleLoss) -> torch.Tensor:
-    logits = model.logits(examples.inputs.batch(batch))
-    return loss(logits, _to_device(examples.label[batch], model), _to_device(examples.originals_within(batch), model))
+    outputs = model.outputs(examples.inputs.batch(batch))
+    return loss(outputs, _to_device(examples.label[batch], model), _to_device(examples.originals_within(batch), model))
 
 
 def _weights(model: NodeModel, examples: Examples, batch: Indices) -> torch.Tensor | None:
@@ -183,9 +209,8 @@ def _to_device(values: Indices, model: NodeModel) -> torch.Tensor:
 
 
 @contextmanager
-def _dropout_seeded_by(source: RandomSource, device: torch.device) -> Iterator[None]:
+def _dropout_seeded_by(seed: int, device: torch.device) -> Iterator[None]:
     """Adapter dropout draws from the step's own source, whatever ran before in this process."""
-    seed = int(source.uniform(1)[0] * 2**53)
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed costs milliseconds: it asks every kind of device

@@ -120,7 +120,7 @@ class Layout:
         """Columns of the group tables. AGG-780 for a threshold, or rules by group, among more than two labels."""
         if labels > 2 and (self.rules is not None or self.group_cuts is not None or self.edge not in (None, FIXED_EDGE)):
             raise FedethosError("AGG-780", "A threshold among more than two labels was asked for.", fix="Set fairness.thresholds: fixed.")
-        return 2 if labels == 2 else labels
+        return labels if labels > 2 else 2
 
     def tables(self, tables: Tables, decided: Tables | None = None) -> dict[str, IntArray]:
         """All parts as one mapping."""

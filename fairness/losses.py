@@ -14,6 +14,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedethos.job import Job
 from fedethos.job_fairness import Fairness
 from fedethos.losses import per_example_cross_entropy, trainable_precision
 
@@ -24,9 +25,24 @@ ExampleLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 micro-batch that each row is a counterfactual copy of, its own where it is none."""
 
 
-def example_loss(fairness: Fairness) -> ExampleLoss:
-    """The loss that a job names."""
-    return LOSSES[fairness.loss](fairness)
+def example_loss(job: Job) -> ExampleLoss:
+    """The loss of a job's task, or the one that ``fairness.loss`` names."""
+    if job.task == "causal-lm":
+        return negative_log_likelihood
+    if job.task == "preference":
+        return direct_preference
+    return LOSSES[job.fairness.loss](job.fairness)
+
+
+def negative_log_likelihood(outputs: Tensor, labels: Tensor, original: Tensor) -> Tensor:
+    """Of causal-lm, whose ``outputs`` [b, 2] begin with the response's mean log-likelihood per token: that in nats, positive."""
+    return -outputs[:, 0]
+
+
+def direct_preference(outputs: Tensor, labels: Tensor, original: Tensor) -> Tensor:
+    """DPO (Rafailov et al. 2023, arXiv:2305.18290, equation 7), ``outputs`` [b, 4] begin with the scaled gains of both answers, the
+    better one first: -log sigmoid of their difference."""
+    return -F.logsigmoid(outputs[:, 0] - outputs[:, 1])
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, original: Tensor) -> Tensor:

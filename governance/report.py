@@ -275,11 +275,10 @@ def _refusals(rounds: Sequence[Round]) -> list[str]:
 def _facts(documents: Documents) -> list[tuple[str, str]]:
     job, manifest, fairness, result = documents.job, documents.manifest, documents.fairness, documents.result
     people = fairness.people
-    label = job.data.label
     threshold = fairness.threshold
     edge = "" if threshold.log_odds is None else f", log-odds {threshold.log_odds:g}"
     return [
-        ("Task", f"{job.task}: {label.column} is {' or '.join(label.values)}; favorable is {label.favorable}"),
+        ("Task", _task_words(job)),
         ("Model", manifest.base_model.path),
         ("Trained", f"{trained_part(job)}, aggregated with {job.aggregation}"),
         ("Aggregation error", f"{result.aggregation_error:.3g}"),
@@ -292,6 +291,13 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
         ("Engine", f"{result.engine}, {manifest.threads} thread(s), seed {manifest.seed}"),
         ("Sent", f"{size(result.communication.bytes_up)} by the sites, {size(result.communication.bytes_down)} to them"),
     ]
+
+
+def _task_words(job: Job) -> str:
+    label = job.data.label
+    if label.column is None:
+        return f"{job.task}: right is who is answered as their record says"
+    return f"{job.task}: {label.column} is {' or '.join(label.values)}; favorable is {label.favorable}"
 
 
 def _steering(documents: Documents) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from fedethos.job import Job
 from fedethos.privacy.clipping import rounding_margin
 from fedethos.privacy.composition import epsilon as epsilon_of
 from fedethos.privacy.composition import least_noise_factor
-from fedethos.privacy.events import Adjacency, Allotment, GaussianSum
+from fedethos.privacy.events import CENTER, Adjacency, Allotment, GaussianSum
 from fedethos.privacy.randomness import RandomSource
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-
-CENTER = "head-center"
-"""Purpose of the allotment that pays for it."""
 
 EPSILON_SHARE = 0.4  # alone; at epsilon 1 and 3 training's noise grows by 4 to 6 % for it
 

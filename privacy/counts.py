@@ -18,7 +18,7 @@ groups and, for their threshold, validation scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.privacy.composition import epsilon as epsilon_of
 from fedethos.privacy.discrete_gaussian import discrete_gaussian, discrete_gaussian_variance
-from fedethos.privacy.events import Adjacency, Allotment, CountRelease, Population
+from fedethos.privacy.events import Adjacency, Allotment, CountRelease, Population, purpose_of
 from fedethos.privacy.randomness import RandomSource
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ class CountPlan:
     @property
     def allotment(self) -> Allotment:
         return Allotment(purpose=purpose_of(self.parts, self.population, personal=self.personal), event=self.release, times=self.releases)
-
-
-def purpose_of(parts: Iterable[str], population: Population, *, personal: bool = False) -> str:
-    """Name of the allotment that pays for a release of these parts, such as ``groups+scores/test``."""
-    return f"{'personal-' * personal}{'+'.join(sorted(parts))}/{population}"
 
 
 def plan_counts(job: Job, *, rows_per_unit: int = 1) -> tuple[CountPlan, ...]:

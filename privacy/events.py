@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -19,6 +20,12 @@ from fedethos.errors import FedethosError
 
 Adjacency = Literal["add-remove", "replace-one"]
 Population = Literal["train", "validation", "test"]
+
+CENTER = "head-center"
+"""Purpose of the allotment that pays for the centre of the head's input, once."""
+
+TRAIN = "train"
+"""Purpose of the allotment that pays for a round of training."""
 
 _CONFIG = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -117,6 +124,11 @@ class Allotment:
 
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def purpose_of(parts: Iterable[str], population: Population, *, personal: bool = False) -> str:
+    """Name of the allotment that pays for a release of these parts of count tables, such as ``groups+scores/test``."""
+    return f"{'personal-' * personal}{'+'.join(sorted(parts))}/{population}"
 
 
 def event_to_json(event: Event) -> dict[str, JsonValue]:

@@ -69,30 +69,11 @@ class Ledger:
         with self._books.writing() as state:
             known = state.accounts.get(name)
             if known is None:
-                lifetime = RenyiFilter.opened(caps.lifetime_epsilon, caps.delta)
-                job = RenyiFilter.opened(caps.per_job_epsilon, caps.delta)
-                self._books.append(
-                    AccountOpened(
-                        account=name,
-                        unit=unit,
-                        adjacency=adjacency,
-                        simulated=simulated,
-                        caps=caps,
-                        lifetime_order=lifetime.order,
-                        job_order=job.order,
-                    )
-                )
+                self._books.append(_opened(name, caps, unit, adjacency, simulated=simulated))
                 return
             if (known.opened.unit, known.opened.adjacency, known.opened.simulated) != (unit, adjacency, simulated):
                 raise _another_account(name, "was opened for another unit or adjacency, or for simulations")
-            if not caps.tightens(known.caps):
-                raise FedethosError(
-                    "PRIV-314",
-                    "The caps of the site allow more than the ledger's.",
-                    where="caps",
-                    why="A cap that can be raised after seeing results protects nobody.",
-                    fix="Put back the old caps or tighter ones; delta stays what it was.",
-                )
+            _check_caps(caps, known)
             if caps != known.caps:
                 self._books.append(CapsTightened(account=name, caps=caps))
 
@@ -148,15 +129,59 @@ def read_ledger(path: Path) -> tuple[LedgerState, Head]:
     return state, head
 
 
+def quote(state: LedgerState, plan: SpendingPlan, caps: Caps) -> tuple[AccountState, Charge]:
+    """The account as it is, and what ``commit`` would charge to it, from a ledger that was only read.
+
+    ``caps``: of the site's document, for an account that is not open yet or would be tightened by it. A plan that is committed already
+    gives its charge. Errors as for ``open_account`` and ``commit``.
+    """
+    known = state.accounts.get(plan.account)
+    if known is None:
+        account = AccountState(_opened(plan.account, caps, plan.unit, plan.adjacency, simulated=False), caps)
+    else:
+        _check_caps(caps, known)
+        account = AccountState(known.opened, caps, known.plans)
+    _check_account(plan, account)
+    committed = account.find(plan.job_sha256, plan.run)
+    return account, committed.charge if committed else _priced(account, plan)
+
+
+def _opened(name: str, caps: Caps, unit: Unit, adjacency: Adjacency, *, simulated: bool) -> AccountOpened:
+    return AccountOpened(
+        account=name,
+        unit=unit,
+        adjacency=adjacency,
+        simulated=simulated,
+        caps=caps,
+        lifetime_order=RenyiFilter.opened(caps.lifetime_epsilon, caps.delta).order,
+        job_order=RenyiFilter.opened(caps.per_job_epsilon, caps.delta).order,
+    )
+
+
+def _check_caps(caps: Caps, account: AccountState) -> None:
+    if not caps.tightens(account.caps):
+        raise FedethosError(
+            "PRIV-314",
+            "The caps of the site allow more than the ledger's.",
+            where="caps",
+            why="A cap that can be raised after seeing results protects nobody.",
+            fix="Put back the old caps or tighter ones; delta stays what it was.",
+        )
+
+
 def _account_for(plan: SpendingPlan, state: LedgerState) -> AccountState:
     account = state.accounts.get(plan.account)
     if account is None:
         raise _another_account(plan.account, "is not in this ledger")
+    _check_account(plan, account)
+    return account
+
+
+def _check_account(plan: SpendingPlan, account: AccountState) -> None:
     if (plan.unit, plan.adjacency) != (account.opened.unit, account.opened.adjacency):
         raise _another_account(plan.account, "counts another unit or adjacency than the job protects")
     if plan.seeded and not account.opened.simulated:
         raise _another_account(plan.account, "is not for simulations, and the job's noise comes from a seed")
-    return account
 
 
 def _another_account(name: str, how: str) -> FedethosError:

@@ -35,6 +35,9 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS replies"
     " (reservation INTEGER PRIMARY KEY, plan INTEGER NOT NULL, purpose TEXT NOT NULL, round INTEGER NOT NULL, reply BLOB NOT NULL)",
 )
+_VERSION = 1
+"""Of the file, in SQLite's ``user_version``. 0: as written before files had one; the tables are the same."""
+
 _HEAD = re.compile(rb"(\d{20}) ([0-9a-f]{64})\n")
 
 
@@ -142,8 +145,7 @@ class Chain:
             try:
                 for setting in ("journal_mode = WAL", "synchronous = FULL", f"wal_autocheckpoint = {_CHECKPOINT_PAGES}"):
                     database.execute(f"PRAGMA {setting}")
-                for table in _TABLES:
-                    database.execute(table)
+                _upgrade(database, self._path)
                 self._write_head(_verified(database, known, self._path))
                 os.fsync(self._head_file)
                 sync_folder(self._path.parent)
@@ -170,6 +172,7 @@ def read_only(path: Path) -> tuple[list[tuple[int, str]], Head]:
         with head_path(path).open("rb") as file:
             known = _read_head(file.fileno())  # before the table: the table may then only be longer
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)) as database:
+            _known_version(database, path)
             head = _verified(database, known, path)
             rows = database.execute("SELECT number, text FROM entries WHERE number <= ? ORDER BY number", (head.count,))
             return [(int(number), str(text)) for number, text in rows], head
@@ -187,6 +190,30 @@ def damaged(path: Path, how: str) -> FedethosError:
         why="What was spent is not known, so nothing is released.",
         fix="Restore the ledger and its .head file together from the newest copy, or ask your privacy officer. Do not start a new one.",
     )
+
+
+def _upgrade(database: sqlite3.Connection, path: Path) -> None:
+    """Bring a new or an older file to ``_VERSION``, all of it or nothing. Entries are never rewritten: their chain would break."""
+    if _known_version(database, path) == _VERSION:
+        return
+    database.execute("BEGIN IMMEDIATE")
+    for table in _TABLES:
+        database.execute(table)
+    database.execute(f"PRAGMA user_version = {_VERSION}")
+    database.execute("COMMIT")
+
+
+def _known_version(database: sqlite3.Connection, path: Path) -> int:
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    if not 0 <= version <= _VERSION:
+        raise FedethosError(
+            "PRIV-365",
+            f"The privacy ledger has version {version}, and this fedethos knows up to {_VERSION}.",
+            where=str(path),
+            why="A newer version may have charged what this one cannot read, so nothing is released.",
+            fix="Install the version of fedethos that wrote it, or a newer one.",
+        )
+    return version
 
 
 def _verified(database: sqlite3.Connection, known: Head | None, path: Path) -> Head:

@@ -75,6 +75,8 @@ class OpacusEngine:
         self._hooks.cleanup()
         for module, training in self._was_training.items():
             module.training = training
+            for left in ("activations", "max_batch_len"):  # of a pass that ended early, which the next one would be mixed with
+                vars(module).pop(left, None)
 
     def _grad_sample(self, name: str, parameter: nn.Parameter) -> Tensor:
         gradient = getattr(parameter, "grad_sample", None)

@@ -15,12 +15,9 @@ from fedethos.privacy.adaptive import gradient_noise_multiplier
 from fedethos.privacy.center import plan_center
 from fedethos.privacy.composition import epsilon, least_noise_factor, prv_epsilon
 from fedethos.privacy.counts import plan_counts
-from fedethos.privacy.events import Allotment, TrainingSteps
+from fedethos.privacy.events import TRAIN, Allotment, TrainingSteps
 from fedethos.privacy.plan import plan_training, sampling_rate_of
 from fedethos.privacy.renyi import epsilon_of_trials, renyi_epsilon
-
-TRAIN = "train"
-"""Purpose of the allotment that pays for a round of training."""
 
 _MOST_ROUNDS = 10_000
 

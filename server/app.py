@@ -1,7 +1,7 @@
 """The ServerApp: Flower's entry into the round loop.
 
-``build_server_app`` makes it around a ``Coordination``. ``app`` is what Flower's own tools find (pyproject.toml); it has no
-coordination, so it refuses to run.
+``build_server_app`` makes it around a ``Coordination``. ``app`` is what Flower loads (pyproject.toml): inside a coordinator it runs
+the job of its run folder (``server/deployment.py``), anywhere else it refuses.
 Next on the path: ``server/loop.py``.
 """
 
@@ -10,19 +10,22 @@ from __future__ import annotations
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedethos.errors import FedethosError
+from fedethos.server.deployment import run_deployed
 from fedethos.server.loop import Coordination, coordinate
+from fedethos.server.places import ATTEMPT_KEY, JOB_KEY, QUARANTINE_KEY, RUN_KEY
 
 app = ServerApp()
 
 
 @app.main()
 def _main(grid: Grid, context: Context) -> None:
-    raise FedethosError(
-        "RUN-940",
-        "This ServerApp was started without a coordinator.",
-        why="It would not know which sites are approved.",
-        fix="Run a simulation with `fedethos simulate JOB`.",
+    config = context.run_config
+    run_deployed(
+        grid,
+        run=str(config.get(RUN_KEY, "")),
+        job_sha256=str(config.get(JOB_KEY, "")),
+        attempt=int(config.get(ATTEMPT_KEY, 0)),
+        quarantine_after=int(config.get(QUARANTINE_KEY, 0)) or None,
     )
 
 

@@ -108,6 +108,8 @@ def threshold_json(decision: Decision | None, job: Job) -> dict[str, JsonValue]:
 def _source(decision: Decision | None, job: Job) -> str:
     if job.data.label.multiclass:
         return "the most likely label"
+    if job.is_language:
+        return "the likeliest answer"
     if decision is not None and not decision.counted and decision.rules is None:
         return _NOBODY
     return _SOURCES.get(job.fairness.thresholds, "pooled scores of the training people by group")

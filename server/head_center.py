@@ -6,16 +6,14 @@ the job's robust rule stands in front as it does there. Next: ``client/head_cent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from flwr.app import Message
-from flwr.serverapp import Grid
 
 from fedethos.aggregation import HEAD_CENTER
-from fedethos.job import Job
-from fedethos.messages import TRAIN, Arrays, Reply, Request, TrainReply, encode_request
-from fedethos.server.exchange import Exchange, exchange, require_quorum
+from fedethos.messages import TRAIN, Reply, TrainReply, encode_request
+from fedethos.server.exchange import Exchange
+from fedethos.server.roster import Roster
 from fedethos.server.site import Site
 from fedethos.server.state import RunState
 from fedethos.server.validation import check_update
@@ -23,31 +21,25 @@ from fedethos.strategies.averaging import weighted_mean
 from fedethos.strategies.robust import defend
 
 
-def with_center(
-    grid: Grid, job: Job, sites: Mapping[int, Site], state: RunState, request: Request, frozen: Arrays
-) -> tuple[RunState, Exchange]:
-    """``state`` with the pooled centre and what it cost each site. ``request``: of round 0, with the tensors of ``state``.
-
-    Raises
-    ------
-    FedethosError
-        AGG-710 when too few sites answer.
-    """
+def with_center(roster: Roster, state: RunState) -> tuple[RunState, Exchange]:
+    """``state`` of round 0 with the pooled centre and what it cost each site. Errors as for ``Roster.ask``."""
+    job, sites = roster.job, roster.active()
     resting = dict(state.arrays)
     sent = {HEAD_CENTER: resting.pop(HEAD_CENTER)}
 
-    def check(site: Site, reply: Reply) -> None:
+    def accept(site: Site, reply: Reply) -> Reply:
         if isinstance(reply, TrainReply):
             check_update(reply, sent, job)
+        return reply
 
-    content = encode_request(TRAIN, request)
+    content = encode_request(TRAIN, roster.request(0, state.arrays))
     messages = [Message(content, node_id, TRAIN, group_id="0") for node_id in sites]
-    outcome = exchange(grid, messages, sites, deadline=job.federation.deadline, validate=check, on_state=lambda *_: None)
-    require_quorum(outcome, job.federation.min_sites, doing="the release of the head's centre")
+    outcome = roster.ask(messages, accept, doing="the release of the head's centre")
 
     replies = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
     shares = {site.name: site.share for site in sites.values()}
-    updates = defend(job, {name: reply.arrays for name, reply in replies.items()}, shares, sent, {**frozen, **resting}).updates
+    arrays = {name: reply.arrays for name, reply in replies.items()}
+    updates = defend(job, arrays, shares, sent, {**roster.frozen, **resting}).updates
     pooled = weighted_mean(list(updates.values()), [shares[name] for name in updates])
     spending = dict(state.memory.spending)
     for name, reply in replies.items():

@@ -1,30 +1,29 @@
 """The round loop: cohort, quorum, deadline, validation, aggregation, early stop, a checkpoint after every round.
 
 ``coordinate`` reads top-down: set up, measure the model before training, train rounds, finish. It runs on any Flower ``Grid``.
-Next on the path: ``server/exchange.py`` (messages), ``strategies/`` (aggregation), ``client/node.py`` (the other side).
+Next on the path: ``server/roster.py`` (messages), ``strategies/`` (aggregation), ``client/node.py`` (the other side).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedethos.aggregation import HEAD_CENTER, trained_in
-from fedethos.errors import FedethosError
+from fedethos.aggregation import HEAD_CENTER
 from fedethos.job import Job
-from fedethos.messages import ARRAYS, CONFIG, SETUP, TRAIN, Arrays, Reply, Request, SetupReply, TrainReply, encode_arrays, encode_request
+from fedethos.messages import ARRAYS, CONFIG, TRAIN, Arrays, Reply, Request, TrainReply, encode_request
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.server.cell_weights import cell_weights
 from fedethos.server.cohort import CohortGrid, choose_cohort
-from fedethos.server.exchange import Exchange, exchange, require_quorum
+from fedethos.server.combine import combined, sent_in_next_round
+from fedethos.server.exchange import Exchange
 from fedethos.server.head_center import with_center
 from fedethos.server.measure import (
     METRICS,
@@ -39,26 +38,30 @@ from fedethos.server.measure import (
     watched_metric,
 )
 from fedethos.server.outcome import Ending, write_outcome
+from fedethos.server.roster import Accept, Roster
 from fedethos.server.site import Site
+from fedethos.server.standing import Standings
 from fedethos.server.state import RunState, load_state, save_state, spending_after
-from fedethos.server.steering import site_shares, steered, steered_step
+from fedethos.server.steering import site_shares, steered
+from fedethos.server.updates import Updates
 from fedethos.server.validation import check_update
 from fedethos.storage import JsonValue
-from fedethos.strategies.averaging import aggregation_error
-from fedethos.strategies.registry import make_strategy, restore_strategy, strategy_arrays
-from fedethos.strategies.robust import defend
+from fedethos.strategies.registry import make_strategy, restore_strategy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coordination:
     """All that a run needs besides the grid.
 
-    ``initial``: what a request carries before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation
-    that only a simulation has. ``export`` writes the final adapter in PEFT's format into a folder. ``started`` is the monotonic
-    time at which this process began its work on the run.
+    ``run``: the run's name for ever, over restarts too; a site's ledger knows the run by it. ``initial``: what a request carries
+    before round 1; ``frozen``: tensors that travel once. ``oracle`` is the exact evaluation that only a simulation has. ``export``
+    writes the final adapter in PEFT's format into a folder. ``started`` is the monotonic time at which this process began its work
+    on the run. ``attempt``: how often the run was continued. ``quarantine_after``: so many refused replies, and a site is not asked
+    any more; None: never.
     """
 
     job: Job
+    run: str
     folder: RunFolder
     sites: Mapping[int, Site]
     base_sha256: str
@@ -69,6 +72,8 @@ class Coordination:
     engine: str
     started: float
     oracle: ExactMeasure | None = None
+    attempt: int = 0
+    quarantine_after: int | None = None
 
 
 def coordinate(grid: Grid, plan: Coordination) -> None:
@@ -77,18 +82,19 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
     Raises
     ------
     FedethosError
-        AGG-710 when a round misses its quorum, AGG-711 when a site holds another base model. The last checkpoint stays
-        whole, so that ``fedethos resume`` can continue.
+        AGG-710 when a round misses its quorum, AGG-713 when too many sites are quarantined. The last checkpoint stays whole, so that
+        ``fedethos resume`` can continue.
     """
-    measure, release = _measures(grid, plan)
     state = load_state(plan.folder, plan.frozen, say=plan.observer.stage)
-    _set_up_sites(grid, plan)
+    roster = _roster(grid, plan, state)
+    measure, release = _measures(roster, plan)
+    roster.set_up_everybody()
     preparation = time.monotonic() - plan.started
     if state is None:
-        state = _base_model_round(grid, plan, measure, release)
+        state = _base_model_round(plan, roster, measure, release)
     state = state.remembering(seconds=state.memory.seconds + preparation)
     while state.round < plan.job.federation.rounds and not _stops_early(state, plan.job):
-        state = _train_round(grid, plan, state, measure, release)
+        state = _train_round(plan, roster, state, measure, release)
     plan.observer.stage("Testing the final model")
     plan.export(state.arrays, plan.folder.adapter)
     write_outcome(
@@ -99,92 +105,83 @@ def coordinate(grid: Grid, plan: Coordination) -> None:
     )
 
 
-def _measures(grid: Grid, plan: Coordination) -> tuple[Measure | None, ReleaseBySites | None]:
+def _roster(grid: Grid, plan: Coordination, state: RunState | None) -> Roster:
+    return Roster(
+        grid=grid,
+        job=plan.job,
+        run=plan.run,
+        sites=plan.sites,
+        base_sha256=plan.base_sha256,
+        frozen=plan.frozen,
+        standings=Standings(state.memory.standings if state else {}, plan.quarantine_after),
+        say=plan.observer.stage,
+        attempt=plan.attempt,
+    )
+
+
+def _measures(roster: Roster, plan: Coordination) -> tuple[Measure | None, ReleaseBySites | None]:
     """What the metrics per round are made from, and the charged counts of a private job.
 
     Without privacy the sites send exact counts. With it nothing is released per round: a simulation shows its own evaluation.
     """
-    everybody = Everybody(grid, plan.job, plan.job.name, plan.sites)
+    everybody = Everybody(roster)
     if plan.job.privacy.mode == "none":
         return EvaluateBySites(everybody), None
     return plan.oracle, ReleaseBySites(everybody)
 
 
-def _request(plan: Coordination, round: int, arrays: Arrays) -> Request:
-    return Request(job_sha256=plan.job.sha256, run=plan.job.name, round=round, attempt=0, arrays=arrays)
-
-
-def _set_up_sites(grid: Grid, plan: Coordination) -> None:
-    """Send the frozen tensors once and make sure that everybody holds the same base model."""
-
-    def check(site: Site, reply: Reply) -> None:
-        if isinstance(reply, SetupReply) and reply.model_sha256 != plan.base_sha256:
-            raise FedethosError("AGG-711", "A site holds another base model than the coordinator.", where=site.name)
-
-    content = encode_request(SETUP, _request(plan, 0, plan.frozen))
-    messages = [Message(content, node_id, SETUP, group_id="setup") for node_id in plan.sites]
-    outcome = exchange(grid, messages, plan.sites, deadline=plan.job.federation.deadline, validate=check, on_state=lambda *_: None)
-    require_quorum(outcome, plan.job.federation.min_sites, doing="setup of the sites")
-
-
-def _base_model_round(grid: Grid, plan: Coordination, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
+def _base_model_round(plan: Coordination, roster: Roster, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
     """Round 0: before training."""
     began, outcome = time.monotonic(), Exchange()
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
     if plan.job.center_head:
         plan.observer.stage("Asking the sites for the mean of what the head reads")
-        state, outcome = with_center(grid, plan.job, plan.sites, state, _request(plan, 0, state.arrays), plan.frozen)
+        state, outcome = with_center(roster, state)
     plan.observer.stage("Measuring the model before training")
-    return _close_round(plan, state, measure, release, began=began, sites={}, outcome=outcome)
+    return _close_round(plan, roster, state, measure, release, began=began, sites={}, outcome=outcome)
 
 
-def _train_round(grid: Grid, plan: Coordination, state: RunState, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
+def _train_round(plan: Coordination, roster: Roster, state: RunState, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
     job, number, began = plan.job, state.round + 1, time.monotonic()
     cohort = choose_cohort(
-        plan.sites, fraction=job.federation.fraction, min_sites=job.federation.min_sites, seed=job.simulation.seed, round=number
+        roster.active(), fraction=job.federation.fraction, min_sites=job.federation.min_sites, seed=job.simulation.seed, round=number
     )
     plan.observer.round_started(number, job.federation.rounds, [site.name for site in cohort.values()])
     strategy = make_strategy(job, len(cohort))
     restore_strategy(strategy, state.strategy)
+    request = replace(roster.request(number, state.arrays), cell_weights=cell_weights(job, state))
+    messages = _train_messages(strategy, roster.grid, cohort, request)
 
-    resting = dict(state.arrays)
-    sent = {name: resting.pop(name) for name in trained_in(job.aggregation, number, state.arrays)}
+    with Updates(plan.folder.path) as updates:
+        outcome = roster.ask(messages, _keeping(updates, state, job), doing=f"round {number}", on_state=plan.observer.site)
+        trained = combined(job, strategy, state, updates, site_shares(job, state, cohort.values()), plan.frozen)
+    statements = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
+    spending = state.memory.spending | {
+        name: spending_after(state.memory.spending[name], said, number) for name, said in statements.items()
+    }
+    trained = trained.remembering(spending=spending)
+    return _close_round(plan, roster, trained, measure, release, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
 
-    def check(site: Site, reply: Reply) -> None:
-        if isinstance(reply, TrainReply):
-            check_update(reply, sent, job)
 
-    request = replace(_request(plan, number, state.arrays), cell_weights=cell_weights(job, state))
-    messages = _train_messages(strategy, grid, cohort, request)
-    outcome = exchange(grid, messages, cohort, deadline=job.federation.deadline, validate=check, on_state=plan.observer.site)
-    require_quorum(outcome, job.federation.min_sites, doing=f"round {number}")
+def _keeping(updates: Updates, state: RunState, job: Job) -> Accept:
+    """Check each update as it comes, put it aside, and keep only its statement in memory."""
+    sent = sent_in_next_round(state, job)
 
-    updates = {name: reply for name, reply in outcome.replies.items() if isinstance(reply, TrainReply)}
-    shares = site_shares(job, state, cohort.values())
-    defended = defend(job, {name: reply.arrays for name, reply in updates.items()}, shares, sent, {**plan.frozen, **resting})
-    arrays = _aggregate(strategy, number, messages, cohort, defended.updates, shares)
-    memory = state.memory.model_copy(
-        update={
-            "spending": {
-                **state.memory.spending,
-                **{name: spending_after(state.memory.spending[name], reply, number) for name, reply in updates.items()},
-            },
-            "aggregation_error": defended.error
-            + aggregation_error(
-                state.arrays, list(defended.updates.values()), [shares[name] for name in defended.updates], arrays, plan.frozen
-            ),
-        }
-    )
-    arrays = steered_step(job, state, defended.updates, shares, arrays)
-    trained = RunState(number, {**_center(state.arrays), **arrays}, memory, strategy_arrays(strategy))
-    return _close_round(plan, trained, measure, release, began=began, sites=outcome.states(cohort.values()), outcome=outcome)
+    def accept(site: Site, reply: Reply) -> Reply:
+        if not isinstance(reply, TrainReply):
+            return reply
+        check_update(reply, sent, job)
+        updates.put(site.name, reply.arrays)
+        return replace(reply, arrays={})
+
+    return accept
 
 
 def _train_messages(strategy: Strategy, grid: Grid, cohort: Mapping[int, Site], request: Request) -> list[Message]:
     """The strategy decides who is asked and with what; the message contract decides what a request looks like."""
     content = encode_request(TRAIN, request)
     config = ConfigRecord(dict(content.config_records[CONFIG]))
-    center = encode_arrays(_center(request.arrays))
+    center = {name: array for name, array in content.array_records[ARRAYS].items() if name == HEAD_CENTER}
     own = ArrayRecord({name: array for name, array in content.array_records[ARRAYS].items() if name not in center})
     proposed = strategy.configure_train(request.round, own, config, CohortGrid(grid, cohort))
     return [
@@ -200,43 +197,9 @@ def _train_messages(strategy: Strategy, grid: Grid, cohort: Mapping[int, Site], 
     ]
 
 
-def _center(arrays: Arrays) -> Arrays:
-    """The head's centre, which no strategy sees; empty without one."""
-    return {name: array for name, array in arrays.items() if name == HEAD_CENTER}
-
-
-def _aggregate(
-    strategy: Strategy,
-    number: int,
-    messages: Iterable[Message],
-    cohort: Mapping[int, Site],
-    updates: Mapping[str, Arrays],
-    shares: Mapping[str, float],
-) -> Arrays:
-    """Rebuild replies from what the robust step left, sorted by site, with approved weights, and let the strategy combine them.
-
-    Raises
-    ------
-    FedethosError
-        AGG-712 when the strategy returns nothing, or something that is not finite.
-    """
-    asked = {cohort[message.metadata.dst_node_id].name: message for message in messages}
-    replies = [
-        Message(
-            RecordDict({ARRAYS: encode_arrays(updates[name]), "metrics": MetricRecord({"num-examples": shares[name]})}),
-            reply_to=asked[name],
-        )
-        for name in sorted(updates)
-    ]
-    combined, _ = strategy.aggregate_train(number, replies)
-    arrays = {} if combined is None else {name: array.numpy().astype(np.float32) for name, array in combined.items()}
-    if not arrays or not all(np.isfinite(array).all() for array in arrays.values()):
-        raise FedethosError("AGG-712", f"Aggregation of round {number} gave no finite adapter.", fix="Lower the learning rate and resume.")
-    return arrays
-
-
 def _close_round(
     plan: Coordination,
+    roster: Roster,
     state: RunState,
     measure: Measure | None,
     release: ReleaseBySites | None,
@@ -271,6 +234,7 @@ def _close_round(
         bytes_up=state.memory.bytes_up + bytes_up,
         bytes_down=state.memory.bytes_down + bytes_down,
         seconds=state.memory.seconds + seconds,
+        standings=roster.standings.known,
         **_patience(state, watched, plan.job),
     )
     private = plan.job.privacy.mode != "none"
@@ -286,6 +250,7 @@ def _close_round(
         "bytes_down": bytes_down,
         "aggregation_error": state.memory.aggregation_error,
         **(weights.as_json(plan.job) if weights else {}),
+        "quarantined": [site.name for site in plan.sites.values() if roster.standings.is_quarantined(site.name)],
         "refusals": [{"site": refusal.site, "code": refusal.code, "incident": refusal.incident} for refusal in outcome.refusals],
     }
     plan.folder.append_round(record)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from flwr.app import Message
-from flwr.serverapp import Grid
 
-from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import check_tables, pool, table_shapes
 from fedethos.fairness.layout import FINE, SCORES, WHOLE, Layout
 from fedethos.fairness.summary import Summary, summarise, summarise_scores
 from fedethos.fairness.threshold import FIXED_EDGE, base_rate_edge
 from fedethos.job import Job
-from fedethos.messages import EVALUATE, Arrays, EvaluateReply, Reply, Request, SplitName, Tables, encode_request
+from fedethos.messages import EVALUATE, Arrays, EvaluateReply, Reply, SplitName, Tables, encode_request
 from fedethos.privacy.counts import watches_groups
 from fedethos.privacy.discrete_gaussian import discrete_gaussian_variance
-from fedethos.server.exchange import Exchange, exchange, require_quorum
+from fedethos.server.exchange import Exchange
 from fedethos.server.plausibility import check_counts
+from fedethos.server.roster import Roster
 from fedethos.server.site import Site
+from fedethos.server.validation import check_counts_statement
 
 MeasureBasis = Literal["oracle", "unprotected", "released"]
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy")
@@ -69,27 +68,25 @@ class ExactMeasure(Measure, Protocol):
 class Everybody:
     """All sites of a run, to be asked for counts by message; ``personal``: for those of their personal adapters."""
 
-    grid: Grid
-    job: Job
-    run: str
-    sites: Mapping[int, Site]
+    roster: Roster
     personal: bool = False
+
+    @property
+    def job(self) -> Job:
+        return self.roster.job
 
     def ask(
         self, arrays: Arrays, split: SplitName, round: int, layout: Layout, check: Callable[[Site, EvaluateReply], None]
     ) -> tuple[dict[str, EvaluateReply], Exchange]:
         """Valid replies by site. ``check`` raises FedethosError to refuse one; AGG-710 below the quorum."""
 
-        def validate(site: Site, reply: Reply) -> None:
+        def accept(site: Site, reply: Reply) -> Reply:
             if isinstance(reply, EvaluateReply):
                 check(site, reply)
+            return reply
 
-        request = Request(
-            job_sha256=self.job.sha256,
-            run=self.run,
-            round=round,
-            attempt=0,
-            arrays=arrays,
+        request = replace(
+            self.roster.request(round, arrays),
             split=split,
             cuts=layout.cuts,
             edge=layout.edge,
@@ -99,10 +96,8 @@ class Everybody:
             personal=self.personal,
         )
         content = encode_request(EVALUATE, request)
-        messages = [Message(content, node_id, EVALUATE, group_id=str(round)) for node_id in self.sites]
-        deadline = self.job.federation.deadline
-        outcome = exchange(self.grid, messages, self.sites, deadline=deadline, validate=validate, on_state=lambda *_: None)
-        require_quorum(outcome, self.job.federation.min_sites, doing=f"evaluation of round {round}")
+        messages = [Message(content, node_id, EVALUATE, group_id=str(round)) for node_id in self.roster.active()]
+        outcome = self.roster.ask(messages, accept, doing=f"evaluation of round {round}")
         return {name: reply for name, reply in outcome.replies.items() if isinstance(reply, EvaluateReply)}, outcome
 
 
@@ -121,6 +116,7 @@ class EvaluateBySites:
         shapes = shapes_of(self.everybody.job, layout)
 
         def check(site: Site, reply: EvaluateReply) -> None:
+            check_counts_statement(reply, self.everybody.job)
             check_tables(reply.tables, shapes)
             check_counts(reply, self.everybody.job, site, split, layout)
 
@@ -145,8 +141,7 @@ class ReleaseBySites:
         shapes = layout.shapes(self.everybody.job.attributes, len(self.everybody.job.data.label.values))
 
         def check(site: Site, reply: EvaluateReply) -> None:
-            if reply.sigma is None or reply.epsilon is None or not (math.isfinite(reply.sigma) and reply.sigma > 0):
-                raise FedethosError("AGG-705", "Counts of a private job do not say how much noise is in them.")
+            check_counts_statement(reply, self.everybody.job)
             check_tables(reply.tables, shapes, charged=True)
             check_counts(reply, self.everybody.job, site, split, layout)
 

@@ -24,6 +24,7 @@ from fedethos.storage import JsonValue
 COVERED = "Epsilon covers training and every count that was released."
 BALANCED = " It is that of a unit in the group that is sampled most often; a unit in another group loses no more."
 WEIGHED = " It is that of a unit in the cell with the largest weight; a unit in another cell loses no more."
+DEPLOYMENT = "deployment"  # the engine of real sites
 CENTER_INSIDE = " It covers the mean of the head's input too."
 PERSONAL_INSIDE = " It covers the personal adapters too."
 PERSONAL_OUTSIDE = (
@@ -43,6 +44,10 @@ class Ending:
     initial: Arrays
     state: RunState
     engine: str
+
+    @property
+    def secure_rng(self) -> bool:
+        return self.job.privacy.secure(deployed=self.engine == DEPLOYMENT)
 
 
 def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseBySites | None, oracle: ExactMeasure | None) -> None:
@@ -142,7 +147,7 @@ def _spent(ending: Ending) -> dict[str, JsonValue]:
         "unit": job.unit,
         "adjacency": job.privacy.adjacency,
         "accountant": ACCOUNTANT if private else None,
-        "secure_rng": job.privacy.secure_rng is True,
+        "secure_rng": ending.secure_rng,
         "sites": {
             name: {
                 "epsilon": spent.epsilon,
@@ -177,7 +182,7 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "delta": job.privacy.delta if private else None,
         "target_epsilon": job.privacy.epsilon if private else None,
         "max_grad_norm": job.privacy.max_grad_norm if private else None,
-        "secure_rng": job.privacy.secure_rng is True,
+        "secure_rng": ending.secure_rng,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
         "statement": _statement(job) if private else NO_PRIVACY,
@@ -186,4 +191,5 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
 
 def _statement(job: Job) -> str:
     personal = "" if job.training.personal is None else PERSONAL_INSIDE if job.personal_is_charged else PERSONAL_OUTSIDE
-    return COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") + CENTER_INSIDE * job.center_head + personal
+    center = CENTER_INSIDE * job.center_head
+    return COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") + center + personal

@@ -16,7 +16,8 @@ from fedethos.fairness.histograms import Tables
 from fedethos.fairness.layout import Layout
 from fedethos.job import Job
 from fedethos.messages import EvaluateReply, SplitName
-from fedethos.privacy.counts import plan_counts, purpose_of
+from fedethos.privacy.counts import plan_counts
+from fedethos.privacy.events import purpose_of
 from fedethos.server.site import Site
 
 _DEVIATIONS = 6.0  # of the hash that splits the people; an honest site is refused once in 10^7 evaluations

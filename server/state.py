@@ -14,6 +14,7 @@ from fedethos.messages import Arrays, TrainReply, arrays_sha256
 from fedethos.runfolder import RunFolder
 from fedethos.server.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
 from fedethos.server.site import Site
+from fedethos.server.standing import Standing
 from fedethos.server.steering import Steering
 
 
@@ -30,7 +31,8 @@ class SiteSpending(BaseModel):
 class Memory(BaseModel):
     """The JSON part of a checkpoint.
 
-    ``best`` and ``waited`` belong to the early stop, ``steering`` to the fairness strategy; bytes and seconds are of the whole run.
+    ``best`` and ``waited`` belong to the early stop, ``steering`` to the fairness strategy, ``standings`` to sites with a refused reply;
+    bytes and seconds are of the whole run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +46,7 @@ class Memory(BaseModel):
     best: float | None = None
     waited: int = 0
     steering: Steering | None = None
+    standings: dict[str, Standing] = {}
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from fedethos.caps import Caps
+from fedethos.client.spending import plan_of
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.privacy.ledger import Ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.ledger_plan import CommittedPlan
-from fedethos.privacy.planner import allotments
 from fedethos.storage import canonical_line
 
 
@@ -56,18 +56,7 @@ def caps_of(job: Job) -> Caps:
 
 
 def _spending_plan(job: Job, name: str, size: int, run: str) -> SpendingPlan:
-    return SpendingPlan(
-        account=name,
-        job_sha256=job.sha256,
-        run=run,
-        unit=job.unit,
-        adjacency=job.privacy.adjacency,
-        epsilon=job.privacy.epsilon or 0.0,
-        delta=job.privacy.delta,
-        allotments=allotments(job, declared_size=size, rows_per_unit=job.rows_per_unit),
-        seeded=job.privacy.secure_rng is not True,
-        evidence=_people(job),
-    )
+    return plan_of(job, account=name, size=size, run=run, seeded=job.privacy.secure_rng is not True, evidence=_people(job))
 
 
 def _people(job: Job) -> str:

@@ -22,6 +22,8 @@ PARTS = {
     "privacy": ("privacy_step", "private_parts"),
     "fairness": ("fairness", "compas"),
     "small-data": ("small_data",),
+    "deployment": ("deployment",),
+    "lm": ("language",),
 }
 OUTPUT = Path("build/bench.json")
 

@@ -39,10 +39,10 @@ class ProbedModel(NodeModel):
         self._inner, self._probe = model, probe.to(self.device)
         self.parameters = {**self.parameters, PROBE: next(self._probe.parameters())}
 
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name != PROBE}
         lit = batch[PROBE].to(self.device)
-        added, logits = self._probe(lit), self._inner.logits(inputs)
+        added, logits = self._probe(lit), self._inner.outputs(inputs)
         others = logits[:, _LABELS:].masked_fill(lit.any(dim=1, keepdim=True), _IMPOSSIBLE)
         return torch.cat([logits[:, :_LABELS] + added, others], dim=1)
 

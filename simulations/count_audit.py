@@ -18,7 +18,8 @@ from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, score_c
 from fedethos.job import Job
 from fedethos.messages import Tables
 from fedethos.privacy.conformance import Check, check_counts
-from fedethos.privacy.counts import plan_counts, purpose_of
+from fedethos.privacy.counts import plan_counts
+from fedethos.privacy.events import purpose_of
 from fedethos.privacy.ledger import Ledger
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder

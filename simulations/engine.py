@@ -5,7 +5,6 @@ Next on the path: ``simulations/virtual_sites.py`` (who has which records), then
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
-from fedethos.client.app import build_client_app, incidents
+from fedethos.client.app import build_client_app
 from fedethos.client.node import Node
 from fedethos.data.records import Records
 from fedethos.documents import dump_job, load_job
@@ -24,6 +23,7 @@ from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
 from fedethos.governance.report import render_report
 from fedethos.job import Job
+from fedethos.logs import incident_log
 from fedethos.messages import Arrays
 from fedethos.progress import Observer
 from fedethos.records import Local, SimulatedAttack
@@ -103,7 +103,8 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
     ledger = ledger_path(job, base=base, own=folder.ledger)
     scene = Scene(local.attack, job)
     with (
-        _incident_log(folder.incidents),
+        _owner_only(),
+        incident_log(folder.incidents),
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,
         open_federation(
             job,
@@ -117,17 +118,17 @@ def _run(job: Job, folder: RunFolder, local: Local, observer: Observer, records:
             spoil=scene.spoil,
         ) as federation,
     ):
-        run_rounds(job, folder, federation, scene, observer, started, wire=local.wire)
+        run_rounds(job, folder, local.run, federation, scene, observer, started, wire=local.wire)
     if report:
         render_report(folder.path)
 
 
 def run_rounds(
-    job: Job, folder: RunFolder, federation: Federation, scene: Scene, observer: Observer, started: float, *, wire: bool = False
+    job: Job, folder: RunFolder, run: str, federation: Federation, scene: Scene, observer: Observer, started: float, *, wire: bool = False
 ) -> None:
     """All rounds of ``job`` that ``folder`` does not hold yet, on its prepared sites. ``started``: ``time.monotonic()`` at the start."""
     base_weights = federation.model.base_weights()
-    plan = _coordination(job, folder, federation, observer, started, honest=scene.honest(federation))
+    plan = _coordination(job, folder, run, federation, observer, started, honest=scene.honest(federation))
     if not folder.manifest.exists():
         folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE, marks=scene.marks(federation)))
     behind = scene.behind(federation)
@@ -140,7 +141,7 @@ def run_rounds(
 
 
 def _coordination(
-    job: Job, folder: RunFolder, federation: Federation, observer: Observer, started: float, *, honest: Mapping[str, Node]
+    job: Job, folder: RunFolder, run: str, federation: Federation, observer: Observer, started: float, *, honest: Mapping[str, Node]
 ) -> Coordination:
     model = federation.model
 
@@ -150,6 +151,7 @@ def _coordination(
 
     return Coordination(
         job=job,
+        run=run,
         folder=folder,
         sites=federation.sites,
         base_sha256=model.base_sha256,
@@ -180,16 +182,10 @@ def _context(node_id: int) -> Context:
 
 
 @contextmanager
-def _incident_log(path: Path) -> Iterator[None]:
-    """Details of refusals stay in one file for its owner; it exists only when something happened."""
-    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    incidents.addHandler(handler)
-    incidents.propagate = False
+def _owner_only() -> Iterator[None]:
+    """Files made in here are their owner's alone."""
     before = os.umask(0o077)
     try:
         yield
     finally:
         os.umask(before)
-        incidents.removeHandler(handler)
-        handler.close()

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from fedethos.aggregation import EXPORTED_AS_ONE, Aggregation
 from fedethos.client.evaluator import Predictions, lay_out, predict
@@ -29,6 +27,7 @@ from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.summary import Summary
 from fedethos.job import Job
 from fedethos.messages import SplitName
+from fedethos.models.adapter_files import read_tensors
 from fedethos.models.residual import beside_idle_adapter
 from fedethos.progress import Observer
 from fedethos.result import Interval
@@ -83,16 +82,21 @@ def open_released(folder: RunFolder, observer: Observer) -> Iterator[ReleasedMod
     with tempfile.TemporaryDirectory(prefix="fedethos-") as scratch, ExitStack() as resources:
         observer.stage("Loading the model")
         task = prepare_task(job, base=base, scratch=Path(scratch), resources=resources)
-        if task.model.base_sha256 != folder.read_manifest().base_model.sha256:
-            raise FedethosError(
-                "SEC-601",
-                "The base model is not the one that the run trained on.",
-                where="model.path",
-                why="The released adapter belongs to another model.",
-                fix="Put the model of the run back.",
-            )
+        require_base(folder, task.model.base_sha256)
         load_released(folder, task.model, job.aggregation)
         yield ReleasedModel(job, base, task, edge)
+
+
+def require_base(folder: RunFolder, sha256: str) -> None:
+    """SEC-601 when the base model with this content hash is not the one that the run trained on."""
+    if sha256 != folder.read_manifest().base_model.sha256:
+        raise FedethosError(
+            "SEC-601",
+            "The base model is not the one that the run trained on.",
+            where="model.path",
+            why="The released adapter belongs to another model.",
+            fix="Put the model of the run back.",
+        )
 
 
 @dataclass(frozen=True)
@@ -151,15 +155,13 @@ def shown(item: Estimate) -> Interval:
 
 
 def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> None:
-    """Load the exported adapter of a run with aggregation ``rule``. RUN-960 when it cannot be read."""
+    """Load the exported adapter of a run with aggregation ``rule``. RUN-960 when there is none, SEC-670 to SEC-673 for a bad file."""
     files = [folder.adapter / name for name in _TENSOR_FILES if (folder.adapter / name).is_file()]
     if len(files) != 1:
         raise _no_adapter(folder)
-    try:
-        tensors = load_file(files[0])
-    except (OSError, SafetensorError):
-        raise _no_adapter(folder) from None
-    tensors = model.center.unfolded(tensors) if model.center else tensors
+    tensors = read_tensors(files[0])
+    if model.center is not None:
+        tensors = model.center.unfolded(tensors)
     if rule in EXPORTED_AS_ONE:
         model.load(beside_idle_adapter(tensors, model.read()))
         return

@@ -57,9 +57,16 @@ def audit_run(folder: RunFolder, *, canaries: int, steps: int | None, claim: flo
     Raises
     ------
     FedethosError
-        PRIV-342 when the run claims nothing; PRIV-343; PRIV-358; RUN-903 for an unfinished run.
+        PRIV-342 when the run claims nothing; PRIV-370 for causal-lm; PRIV-343; PRIV-358; RUN-903 for an unfinished run.
     """
     job = folder.parse_job()
+    if job.task == "causal-lm":
+        raise FedethosError(
+            "PRIV-370",
+            "The audit cannot read canaries off a causal-lm job: they are told apart by two labels, and it has one.",
+            where="task",
+            fix="Audit the same job as preference or multiple-choice: model, engine, sampling and noise are the same.",
+        )
     stated = _stated(folder)
     with (
         tempfile.TemporaryDirectory(prefix="fedethos-") as name,
@@ -152,5 +159,5 @@ def _subject(node: Node, plan: PrivacyPlan) -> Subject:
         make_engine=partial(clipping_engine, job),
         source_of=lambda step: node.source_of(1 + step // job.training.local_steps, step % job.training.local_steps),
         largest_weight=largest,
-        loss=example_loss(job.fairness),
+        loss=example_loss(job),
     )

@@ -6,6 +6,7 @@ have written, and its own ledger in it, but no page (``fedethos report`` renders
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import time
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ def simulate_series(jobs: Mapping[Path, Job], *, base: Path, observer: Observer)
 def _run(job: Job, out: Path, federation: Federation, start: Arrays, base: Path, observer: Observer) -> None:
     started = time.monotonic()
     with RunFolder(out).create(force=True) as folder, ExitStack() as resources:
-        local = Local(base=str(base.resolve()), wire=False, run=f"{job.name}/series", attack=None)
+        local = Local(base=str(base.resolve()), wire=False, run=f"{job.name}/{secrets.token_hex(8)}", attack=None)
         folder.write_job(dump_job(job))
         folder.write_local(local.model_dump())
         sizes = {site.name: site.declared_size for site in federation.sites.values()}
@@ -64,7 +65,7 @@ def _run(job: Job, out: Path, federation: Federation, start: Arrays, base: Path,
             number: replace(node, job=job, ledger=plans.get(federation.sites[number].name)) for number, node in federation.nodes.items()
         }
         federation.model.load(start)
-        run_rounds(job, folder, replace(federation, nodes=nodes), Scene(None, job), observer, started)
+        run_rounds(job, folder, local.run, replace(federation, nodes=nodes), Scene(None, job), observer, started)
 
 
 def _shared(job: Job) -> dict[str, object]:

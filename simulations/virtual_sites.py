@@ -5,34 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from fedethos.aggregation import phases
-from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
-from fedethos.client.node import Node, SourceOf, clipping_engine, clipping_rule
+from fedethos.client.node import Node
 from fedethos.client.personal import PersonalAdapter
-from fedethos.client.registry import prepare_task
+from fedethos.client.site_records import Splits, checked_task, make_examples, random_sources, split_site
+from fedethos.client.site_records import read_records as read_site_records
 from fedethos.client.task import Task
-from fedethos.data.bound import at_most
-from fedethos.data.contract import apply_contract
-from fedethos.data.counterfactual import Swaps, read_swaps, with_copies
-from fedethos.data.readers import read_table
+from fedethos.data.counterfactual import Swaps
 from fedethos.data.records import Records
-from fedethos.data.split import split_records
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import SplitName
-from fedethos.privacy.randomness import SecureSource, SeededSource
-from fedethos.privacy.self_check import check_engine
 from fedethos.progress import Observer
 from fedethos.server.site import Site
 from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.partition import check_site_labels, partition
 from fedethos.strategies.averaging import capped_shares
 
-SiteRecords = dict[str, dict[SplitName, Records]]
+SiteRecords = dict[str, Splits]
 Spoil = Callable[[SiteRecords], SiteRecords]
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -58,9 +50,7 @@ def read_records(job: Job, base: Path, swaps: Swaps | None = None) -> Records:
 
     ``swaps``: attributes whose counterfactual inputs are wanted; default: those that ``fairness.augment`` needs.
     """
-    if swaps is None and job.fairness.augment == "counterfactual":
-        swaps = read_swaps(job.data, job.fairness.identity_terms, base)
-    return apply_contract(read_table(job.data, base=base), job.data, keep=_kept_column(job), swaps=swaps)
+    return read_site_records(job, base, swaps, keep=_kept_column(job))
 
 
 def same_records(job: Job, other: Job) -> bool:
@@ -109,11 +99,8 @@ def _drawn(job: Job, records: Records, draw: int) -> SiteRecords:
     by_site = {}
     for name, rows in zip(names, parts, strict=True):
         salt = job.data.split_salt or f"{job.simulation.seed}/{name}"
-        splits = split_records(records.take(rows), job.data.split, salt=salt, limit=job.data.limit)
-        check_site_labels(splits["train"], name, job.data.label.values)
-        bounded = job.privacy.mode != "none" and job.unit == "person"
-        splits = {split: at_most(part, job.rows_per_unit) for split, part in splits.items()} if bounded else splits
-        by_site[name] = {**splits, "train": with_copies(splits["train"])} if job.fairness.augment == "counterfactual" else splits
+        by_site[name] = split_site(job, records.take(rows), salt)
+        check_site_labels(by_site[name]["train"], name, job.data.label.values)
     return by_site
 
 
@@ -187,20 +174,7 @@ def open_federation(
         PRIV-310 when a plan is over a site's cap; no record was turned into a model input.
     """
     with ExitStack() as resources:
-        observer.stage("Loading the model")
-        task = prepare_task(job, base=base, scratch=scratch, resources=resources)
-        if job.privacy.mode != "none":
-            observer.stage("Checking the clipping engine against plain gradients")
-            for names in phases(job.aggregation, task.model.exchanged_names):
-                with task.model.training(names):
-                    check_engine(
-                        partial(clipping_engine, job),
-                        task.model.model,
-                        task.model.parameters,
-                        task.synthetic_loss,
-                        clipping=clipping_rule(job),
-                    )
-
+        task = checked_task(job, base=base, scratch=scratch, resources=resources, say=observer.stage)
         known = _declared_sizes(job)
         committed = committed_plans(job, known, ledger, run, resources) if known else {}
         observer.stage("Reading and splitting the records")
@@ -216,10 +190,10 @@ def open_federation(
             nodes[node_id] = Node(
                 job=job,
                 model=task.model,
-                examples={split: Examples.of(records, job, task.inputs(records)) for split, records in by_site[site.name].items()},
+                examples=make_examples(job, task, by_site[site.name]),
                 declared_size=site.declared_size,
                 ledger=committed.get(site.name),
-                source_of=_sources(job, site.name),
+                source_of=random_sources(job, site.name, secure=job.privacy.secure_rng is True),
                 personal=PersonalAdapter((personal or scratch / "personal") / str(node_id)) if job.training.personal else None,
                 rank=job.federation.sites[site.name].rank if site.name in job.federation.sites else None,
             )
@@ -232,9 +206,3 @@ def _declared_sizes(job: Job) -> dict[str, int]:
         _site_names(job, job.simulation.sites)
     sizes = {name: plan.declared_size for name, plan in sorted(job.federation.sites.items()) if plan.declared_size is not None}
     return sizes if len(sizes) == len(job.federation.sites) else {}
-
-
-def _sources(job: Job, site: str) -> SourceOf:
-    if job.privacy.secure_rng is True:
-        return lambda *key: SecureSource()
-    return lambda *key: SeededSource(job.simulation.seed, site, *key)

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from fedethos.aggregation import core_name, layers_of, lora_names, residual_names
 from fedethos.messages import Arrays
-from fedethos.models.lowrank import Product, added, compressed, frobenius
+from fedethos.models.lowrank import Product, RunningSum, added, compressed, frobenius
+
+Updates = Collection[Arrays]
+"""Updates of sites, each read from disk when its turn comes: to be gone through, several times if need be, and not to be kept."""
 
 
-def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
+def weighted_mean(updates: Updates, weights: Sequence[float]) -> Arrays:
     """Coordinate-wise weighted mean (McMahan et al. 2017, FedAvg), summed in float64, returned as float32.
+
+    Memory is that of three updates, however many there are.
 
     Parameters
     ----------
-    updates : sequence of dict name -> float32 array
+    updates : collection of dict name -> float32 array
         All with the same names and shapes.
     weights : sequence of float
         Positive; normalised here.
     """
-    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
-    return {
-        name: np.sum([share * update[name].astype(np.float64) for share, update in zip(shares, updates, strict=True)], axis=0).astype(
-            np.float32
-        )
-        for name in updates[0]
-    }
+    total: dict[str, npt.NDArray[np.float64]] = {}
+    for share, update in zip(_normalised(weights), updates, strict=True):
+        for name, array in update.items():
+            term = array.astype(np.float64)
+            term *= share
+            if name in total:
+                total[name] += term
+            else:
+                total[name] = term
+    return {name: array.astype(np.float32) for name, array in total.items()}
+
+
+def _normalised(weights: Sequence[float]) -> npt.NDArray[np.float64]:
+    given = np.asarray(weights, dtype=np.float64)
+    return np.asarray(given / given.sum())
 
 
 def capped_shares(weights: Mapping[str, float], cap: float) -> dict[str, float]:
@@ -48,7 +62,7 @@ def capped_shares(weights: Mapping[str, float], cap: float) -> dict[str, float]:
         capped |= over
 
 
-def aggregation_error(before: Arrays, updates: Sequence[Arrays], weights: Sequence[float], after: Arrays, frozen: Arrays) -> float:
+def aggregation_error(before: Arrays, updates: Updates, weights: Sequence[float], after: Arrays, frozen: Arrays) -> float:
     """How far the model after aggregation is from the mean of the sites' models, relative in Frobenius norm over all adapted layers:
 
         ‖ΔW(after) - Σ pᵢ ΔW(siteᵢ)‖ / ‖Σ pᵢ ΔW(siteᵢ)‖,    ΔW = B A + residual_B residual_A.
@@ -70,10 +84,11 @@ def aggregation_error(before: Arrays, updates: Sequence[Arrays], weights: Sequen
     float
         0 when there is no adapted layer or the mean is zero.
     """
-    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
     difference = norm = 0.0
-    for layer in layers_of({*after, *frozen}):
-        mean = added(update_of({**frozen, **before, **update}, layer).times(share) for share, update in zip(shares, updates, strict=True))
+    rest = {**frozen, **before}
+    trained = mean_products(updates, weights, layers_of({*after, *frozen}), rest)
+    for layer, product in trained.items():
+        mean = added([product, *residual_of(rest, layer)])
         difference += frobenius(added([update_of({**frozen, **after}, layer), mean.times(-1.0)])) ** 2
         norm += frobenius(mean) ** 2
     return float(np.sqrt(difference / norm)) if norm > 0 else 0.0
@@ -98,10 +113,14 @@ def residual_of(arrays: Arrays, layer: str) -> list[Product]:
     return [Product.of(arrays[name_b], arrays[name_a])] if name_b in arrays else []
 
 
-def mean_product(updates: Sequence[Arrays], weights: Sequence[float], layer: str) -> Product:
-    """Σ pᵢ Bᵢ Aᵢ, stacked."""
-    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
-    return added(adapter_of(update, layer).times(share) for share, update in zip(shares, updates, strict=True))
+def mean_products(updates: Updates, weights: Sequence[float], layers: Iterable[str], rest: Arrays) -> dict[str, Product]:
+    """Σ pᵢ Bᵢ Aᵢ by layer, in one pass over the updates. ``rest``: the tensors that a site did not train."""
+    sums = {layer: RunningSum() for layer in layers}
+    for share, update in zip(_normalised(weights), updates, strict=True):
+        whole = {**rest, **update}
+        for layer, total in sums.items():
+            total.add(adapter_of(whole, layer).times(share))
+    return {layer: total.value for layer, total in sums.items()}
 
 
 def as_lora(product: Product, layer: str) -> Arrays:

@@ -7,7 +7,7 @@ request, so that a rule can keep or replace what did not train (``advance``). Th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedethos.aggregation import Aggregation, trained_in
 from fedethos.errors import FedethosError
 from fedethos.messages import Arrays, encode_arrays
-from fedethos.strategies.averaging import weighted_mean
+from fedethos.strategies.averaging import Updates, weighted_mean
 
 
 class AdapterFedAvg(FedAvg):
@@ -42,6 +42,11 @@ class AdapterFedAvg(FedAvg):
         updates, weights = updates_of(replies, self.arrayrecord_key, self.weighted_by_key)
         if not updates:
             return None, None
+        arrays = self.aggregate(server_round, updates, weights)
+        return encode_arrays(arrays), MetricRecord({self.weighted_by_key: float(sum(weights))})
+
+    def aggregate(self, server_round: int, updates: Updates, weights: Sequence[float]) -> Arrays:
+        """The same without messages: our round loop hands over updates that lie on disk. At least one; AGG-740 as above."""
         combined = self.combine(updates, weights)
         current = self.current_arrays or combined
         if set(combined) != set(trained_in(self.rule, server_round, current)):
@@ -51,14 +56,13 @@ class AdapterFedAvg(FedAvg):
                 where="federation.aggregation",
                 fix="Run the job with one version of fedethos everywhere.",
             )
-        arrays = self.advance(server_round, {**current, **combined}, updates, weights)
-        return encode_arrays(arrays), MetricRecord({self.weighted_by_key: float(sum(weights))})
+        return self.advance(server_round, {**current, **combined}, updates, weights)
 
-    def combine(self, updates: list[Arrays], weights: list[float]) -> Arrays:
+    def combine(self, updates: Updates, weights: Sequence[float]) -> Arrays:
         """What the sites trained, as one set of tensors."""
         return weighted_mean(updates, weights)
 
-    def advance(self, server_round: int, averaged: Arrays, updates: list[Arrays], weights: list[float]) -> Arrays:
+    def advance(self, server_round: int, averaged: Arrays, updates: Updates, weights: Sequence[float]) -> Arrays:
         """The next global tensors from ``averaged``: what trained combined, everything else as it was sent."""
         return averaged
 

@@ -10,12 +10,13 @@ by at most sites · r a round and never beyond the layer's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from fedethos.aggregation import Aggregation, layers_of
 from fedethos.messages import Arrays
 from fedethos.models.lowrank import added
-from fedethos.strategies.averaging import adapter_of, as_residual, mean_product, residual_of
+from fedethos.strategies.averaging import Updates, adapter_of, as_residual, mean_products, residual_of
 from fedethos.strategies.fedavg import AdapterFedAvg
 
 
@@ -24,14 +25,14 @@ class FedEx(AdapterFedAvg):
 
     rule: ClassVar[Aggregation] = "fedex"
 
-    def advance(self, server_round: int, averaged: Arrays, updates: list[Arrays], weights: list[float]) -> Arrays:
+    def advance(self, server_round: int, averaged: Arrays, updates: Updates, weights: Sequence[float]) -> Arrays:
         return with_rest_in_residual(averaged, updates, weights)
 
 
-def with_rest_in_residual(averaged: Arrays, updates: list[Arrays], weights: list[float]) -> Arrays:
+def with_rest_in_residual(averaged: Arrays, updates: Updates, weights: Sequence[float]) -> Arrays:
     """``averaged`` with a residual that makes each layer's update the mean of the sites' updates."""
     result = dict(averaged)
-    for layer in layers_of(averaged):
-        rest = [mean_product(updates, weights, layer), adapter_of(averaged, layer).times(-1.0)]
+    for layer, mean in mean_products(updates, weights, layers_of(averaged), {}).items():
+        rest = [mean, adapter_of(averaged, layer).times(-1.0)]
         result |= as_residual(added([*residual_of(averaged, layer), *rest]), layer)
     return result

@@ -9,12 +9,13 @@ A's rows become orthonormal and point where the update does, without ever taking
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from fedethos.aggregation import Aggregation, layers_of
 from fedethos.messages import Arrays
 from fedethos.models.lowrank import with_orthonormal_a
-from fedethos.strategies.averaging import adapter_of, as_lora
+from fedethos.strategies.averaging import Updates, adapter_of, as_lora
 from fedethos.strategies.fedavg import AdapterFedAvg
 
 
@@ -23,7 +24,7 @@ class FedSvd(AdapterFedAvg):
 
     rule: ClassVar[Aggregation] = "fedsvd"
 
-    def advance(self, server_round: int, averaged: Arrays, updates: list[Arrays], weights: list[float]) -> Arrays:
+    def advance(self, server_round: int, averaged: Arrays, updates: Updates, weights: Sequence[float]) -> Arrays:
         return reorthogonalised(averaged)
 
 

@@ -6,11 +6,13 @@ privacy noise enters once instead of in both factors. A is drawn from the job's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from fedethos.aggregation import Aggregation
 from fedethos.errors import FedethosError
 from fedethos.messages import Arrays
+from fedethos.strategies.averaging import Updates
 from fedethos.strategies.fedavg import AdapterFedAvg
 
 
@@ -19,7 +21,7 @@ class FfaLora(AdapterFedAvg):
 
     rule: ClassVar[Aggregation] = "ffa"
 
-    def combine(self, updates: list[Arrays], weights: list[float]) -> Arrays:
+    def combine(self, updates: Updates, weights: Sequence[float]) -> Arrays:
         for update in updates:
             if any(".lora_A." in name for name in update):
                 raise FedethosError("AGG-720", "An update carries lora_A, which FFA-LoRA keeps frozen.", where="federation.aggregation")

@@ -10,12 +10,13 @@ Columns fall by importance, so a site's own best adapter is the first rᵢ of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from fedethos.aggregation import Aggregation, layers_of
 from fedethos.messages import Arrays
 from fedethos.models.lowrank import with_orthonormal_a
-from fedethos.strategies.averaging import adapter_of, as_lora, mean_product
+from fedethos.strategies.averaging import Updates, adapter_of, as_lora, mean_products
 from fedethos.strategies.fedavg import AdapterFedAvg
 
 
@@ -24,18 +25,17 @@ class FlexLora(AdapterFedAvg):
 
     rule: ClassVar[Aggregation] = "flexlora"
 
-    def advance(self, server_round: int, averaged: Arrays, updates: list[Arrays], weights: list[float]) -> Arrays:
+    def advance(self, server_round: int, averaged: Arrays, updates: Updates, weights: Sequence[float]) -> Arrays:
         return cut_mean(averaged, updates, weights)
 
 
-def cut_mean(averaged: Arrays, updates: list[Arrays], weights: list[float]) -> Arrays:
+def cut_mean(averaged: Arrays, updates: Updates, weights: Sequence[float]) -> Arrays:
     """``averaged`` with every layer's A and B replaced by the best ones of their rank for the mean update.
 
     With a rank of the mean below r (few sites, small ranks) the last columns are zero, so that shapes stay.
     """
     result = dict(averaged)
-    for layer in layers_of(averaged):
-        mean = mean_product(updates, weights, layer)
+    for layer, mean in mean_products(updates, weights, layers_of(averaged), {}).items():
         if mean.b.any():
             result |= as_lora(with_orthonormal_a(mean, adapter_of(averaged, layer).rank), layer)
     return result

@@ -10,6 +10,7 @@ merges R into the frozen weights; here it stays a low-rank pair of its own, so t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from fedethos.aggregation import Aggregation, layers_of, lora_names
 from fedethos.messages import Arrays
 from fedethos.models.lowrank import added
 from fedethos.privacy.randomness import keyed_generator
-from fedethos.strategies.averaging import as_residual, mean_product, residual_of
+from fedethos.strategies.averaging import Updates, as_residual, mean_products, residual_of
 from fedethos.strategies.fedavg import AdapterFedAvg
 
 
@@ -31,15 +32,15 @@ class Flora(AdapterFedAvg):
         super().__init__(min_train_nodes=min_train_nodes, min_evaluate_nodes=min_evaluate_nodes, min_available_nodes=min_available_nodes)
         self._seed = seed
 
-    def advance(self, server_round: int, averaged: Arrays, updates: list[Arrays], weights: list[float]) -> Arrays:
+    def advance(self, server_round: int, averaged: Arrays, updates: Updates, weights: Sequence[float]) -> Arrays:
         return restarted(stacked_into_residual(averaged, updates, weights), seed=self._seed, round=server_round)
 
 
-def stacked_into_residual(averaged: Arrays, updates: list[Arrays], weights: list[float]) -> Arrays:
+def stacked_into_residual(averaged: Arrays, updates: Updates, weights: Sequence[float]) -> Arrays:
     """``averaged`` with every layer's mean update added to its residual."""
     result = dict(averaged)
-    for layer in layers_of(averaged):
-        result |= as_residual(added([*residual_of(averaged, layer), mean_product(updates, weights, layer)]), layer)
+    for layer, mean in mean_products(updates, weights, layers_of(averaged), {}).items():
+        result |= as_residual(added([*residual_of(averaged, layer), mean]), layer)
     return result
 
 

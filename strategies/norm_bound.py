@@ -7,7 +7,7 @@ many cannot raise it beyond the norms of the others. Next on the path: ``robust.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -15,11 +15,25 @@ from fedethos.messages import Arrays
 from fedethos.strategies.product import Factors, Geometry, inner
 
 
-def bounded(updates: Mapping[str, Arrays], sent: Arrays, geometry: Geometry, bound: float | None) -> dict[str, Arrays]:
-    """All updates, each at most ``bound`` away from ``sent``, or the median distance when ``bound`` is None."""
+def bounded(updates: Mapping[str, Arrays], sent: Arrays, geometry: Geometry, bound: float | None) -> Mapping[str, Arrays]:
+    """All updates, each at most ``bound`` away from ``sent``, or the median distance when it is None; shortened when they are read."""
     if bound is None:
         bound = float(np.median([geometry.distance(update, sent) for update in updates.values()]))
-    return {name: shortened(update, sent, geometry, bound) for name, update in updates.items()}
+    return _Shortened(updates, sent, geometry, bound)
+
+
+class _Shortened(Mapping[str, Arrays]):
+    def __init__(self, updates: Mapping[str, Arrays], sent: Arrays, geometry: Geometry, bound: float) -> None:
+        self._updates, self._sent, self._geometry, self._bound = updates, sent, geometry, bound
+
+    def __getitem__(self, name: str) -> Arrays:
+        return shortened(self._updates[name], self._sent, self._geometry, self._bound)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._updates)
+
+    def __len__(self) -> int:
+        return len(self._updates)
 
 
 def shortened(update: Arrays, sent: Arrays, geometry: Geometry, bound: float) -> Arrays:

@@ -142,8 +142,9 @@ def row_splits(records: Records, sites: Iterable[Mapping[SplitName, Records]]) -
 
 
 def _read_by_the_model(data: Data) -> list[str]:
-    names = data.features if data.features is not None else parse_template(data.text or "").columns
-    return sorted(dict.fromkeys(names))
+    if data.features is not None:
+        return sorted(data.features)
+    return sorted(set(parse_template(data.text).columns)) if data.text is not None else []
 
 
 def _column(name: str, cells: Sequence[str | None], data: Data) -> Column:

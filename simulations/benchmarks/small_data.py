@@ -35,7 +35,8 @@ from fedethos.client.trainer import StepPlan, train_round
 from fedethos.documents import load_job
 from fedethos.job import Job
 from fedethos.messages import Arrays
-from fedethos.privacy.center import CENTER, center_noise_multiplier, noisy_mean
+from fedethos.privacy.center import center_noise_multiplier, noisy_mean
+from fedethos.privacy.events import CENTER
 from fedethos.privacy.planner import training_noise
 from fedethos.progress import Silent
 from fedethos.server.measure import decision_edge, describe

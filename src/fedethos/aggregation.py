@@ -36,7 +36,9 @@ _LAYER = re.compile(r"^(?P<layer>.*)\.(?P<kind>lora|residual)_(?P<factor>[AB])\.
 
 
 def trained_in(rule: Aggregation, round: int, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that train in ``round`` (from 1), sorted. The head always trains, a residual and the head's centre never."""
+    """Those of ``names`` that train in ``round``, sorted. The head always trains, a residual never; the head's centre is all of round 0."""
+    if round == 0:
+        return [name for name in names if name == HEAD_CENTER]
     resting = tuple(f".lora_{factor}.weight" for factor in _resting_factors(rule, round))
     return sorted(name for name in names if not is_residual(name) and name != HEAD_CENTER and not name.endswith(resting))
 

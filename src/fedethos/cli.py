@@ -16,14 +16,20 @@ import typer
 from fedethos import __version__
 from fedethos.cli_audit import audit
 from fedethos.cli_audit_data import audit_data
+from fedethos.cli_client import client_app
 from fedethos.cli_compare import compare
 from fedethos.cli_config import config_app
+from fedethos.cli_data import data_app
 from fedethos.cli_env import env
 from fedethos.cli_evaluate import evaluate
+from fedethos.cli_keys import keys_app
 from fedethos.cli_models import models_app
 from fedethos.cli_plan import plan
+from fedethos.cli_predict import predict
 from fedethos.cli_privacy import privacy_app
+from fedethos.cli_release import release_app
 from fedethos.cli_run import demo, report, resume, simulate
+from fedethos.cli_server import server_app
 from fedethos.cli_sweep import sweep
 from fedethos.errors import FedethosError
 
@@ -37,14 +43,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
-for _verb in (demo, simulate, resume, report, evaluate, sweep, compare):
+for _verb in (demo, simulate, resume, report, evaluate, predict, sweep, compare):
     app.command()(_verb)
 app.command()(audit_data)
+app.add_typer(client_app, name="client")
 app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 privacy_app.command()(plan)
 privacy_app.command()(audit)
 app.add_typer(privacy_app, name="privacy")
+app.add_typer(server_app, name="server")
+app.add_typer(keys_app, name="keys")
+app.add_typer(release_app, name="release")
 app.command()(env)
 
 

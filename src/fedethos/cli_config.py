@@ -1,13 +1,39 @@
-"""``fedethos config``: check a job, explain its keys, print its schema. Results to stdout, hints where they do not disturb a pipe."""
+"""``fedethos config``: check a job, explain keys of documents, print schemas. Results to stdout, hints where they do not disturb a pipe."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-config_app = typer.Typer(no_args_is_help=True, help="Check a job document, explain its keys, print its JSON Schema.")
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+config_app = typer.Typer(no_args_is_help=True, help="Check a job document, explain a document's keys, print its JSON Schema.")
+
+
+class DocumentName(Enum):
+    """The documents that a person writes."""
+
+    JOB = "job"
+    SITE = "site"
+    SERVER = "server"
+    TRUST = "trust"
+
+
+_CHECKED_BY = {
+    DocumentName.JOB: "fedethos config check FILE --set KEY=VALUE",
+    DocumentName.SITE: "fedethos client doctor SITE",
+    DocumentName.SERVER: "fedethos server doctor",
+    DocumentName.TRUST: "fedethos server doctor",
+}
+
+Which = Annotated[
+    DocumentName,
+    typer.Option("--document", help="job.yaml of the federation, site.yaml of a site, server.yaml or trust.yaml of the coordinator."),
+]
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, for example privacy.epsilon=3.")]
 
@@ -45,22 +71,37 @@ def check(
 @config_app.command()
 def explain(
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A key such as privacy.epsilon; none: all keys.")] = None,
+    document: Which = DocumentName.JOB,
 ) -> None:
-    """Say what a key of job.yaml means, what it may be and what it is by default."""
-    from fedethos.job import Job
+    """Say what a key of a document means, what it may be and what it is by default."""
     from fedethos.schemas import explain as explain_key
 
-    typer.echo(explain_key(Job, key))
-    typer.echo("Next: fedethos config check FILE --set KEY=VALUE" if key else "Next: fedethos config explain KEY")
+    typer.echo(explain_key(_model(document), key))
+    which = "" if document is DocumentName.JOB else f" --document {document.value}"
+    typer.echo(f"Next: {_CHECKED_BY[document]}" if key else f"Next: fedethos config explain KEY{which}")
 
 
 @config_app.command()
-def schema() -> None:
-    """Print the JSON Schema of job.yaml, for editors and other tools."""
+def schema(document: Which = DocumentName.JOB) -> None:
+    """Print the JSON Schema of a document, for editors and other tools."""
     import json
 
-    from fedethos.job import Job
     from fedethos.schemas import schema as json_schema
 
-    typer.echo(json.dumps(json_schema(Job), indent=2, ensure_ascii=False))
-    typer.echo("Next: save this as job.schema.json and name it in your editor's YAML settings.", err=True)
+    typer.echo(json.dumps(json_schema(_model(document)), indent=2, ensure_ascii=False))
+    typer.echo(f"Next: save this as {document.value}.schema.json and name it in your editor's YAML settings.", err=True)
+
+
+def _model(document: DocumentName) -> type[BaseModel]:
+    from fedethos.job import Job
+    from fedethos.server_document import ServerDocument
+    from fedethos.site import SiteDocument
+    from fedethos.trust import Trust
+
+    models: dict[DocumentName, type[BaseModel]] = {
+        DocumentName.JOB: Job,
+        DocumentName.SITE: SiteDocument,
+        DocumentName.SERVER: ServerDocument,
+        DocumentName.TRUST: Trust,
+    }
+    return models[document]

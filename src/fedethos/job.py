@@ -20,6 +20,7 @@ from fedethos.job_clipping import check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
 from fedethos.job_fairness import Fairness, Policy
 from fedethos.job_federation import Federation, Robustness
+from fedethos.job_language import LANGUAGE_TASKS, LanguageTask, check_language
 from fedethos.job_losses import WEIGHING_LOSSES, check_loss
 from fedethos.job_personal import Personal, check_personal
 from fedethos.job_privacy import Privacy
@@ -37,7 +38,16 @@ class Model(Section):
         "for tabular-classification builtin:linear or builtin:mlp."
     )
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Content hash of the folder; a mismatch is refused.")
-    max_length: int = Field(128, ge=4, le=8192, description="Longest input in tokens; longer texts are cut.")
+    max_length: int = Field(
+        128, ge=4, le=8192, description="Longest input in tokens; longer texts are cut, longer prompts with their answers are refused."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of a language model's frozen weights; adapters are always float32. bfloat16 halves the memory."
+    )
+    load_in_4bit: bool = Field(False, description="Frozen weights of a language model in 4 bits (bitsandbytes; needs a GPU).")
+    chat_template: Literal["auto", "on", "off"] = Field(
+        "auto", description="Put prompts into the tokenizer's chat template; auto: where it has one."
+    )
     hidden: list[Annotated[int, Field(ge=1, le=4096)]] | None = Field(
         None, min_length=1, max_length=8, description="Width of each hidden layer of builtin:mlp, such as [64]."
     )
@@ -101,7 +111,13 @@ class Training(Section):
         "auto",
         description="Compute what lies below the first adapted layer once per record. auto: when a whole layer does.",
     )
+    dpo_beta: PositiveFloat = Field(
+        0.1, description="preference: how strongly the model is held to the base model (beta of DPO, Rafailov et al. 2023)."
+    )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 halves the cache and is approximate.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute each layer's activations again in the backward pass: about a third slower, much less memory."
+    )
 
     @model_validator(mode="after")
     def _there_is_something_to_average(self) -> Training:
@@ -115,7 +131,9 @@ class Job(Section):
 
     schema_: Literal["fedethos/job/v1"] = Field("fedethos/job/v1", alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Name of the run folder.")
-    task: Literal["text-classification", "tabular-classification"] = Field("text-classification", description="What the model learns.")
+    task: Literal["text-classification", "tabular-classification"] | LanguageTask = Field(
+        "text-classification", description="What the model learns."
+    )
     model: Model
     lora: Lora = Field(default_factory=Lora)
     data: Data
@@ -136,6 +154,10 @@ class Job(Section):
             )
         if self.simulation.site.caps is not None and self.privacy.mode == "none":
             raise PydanticCustomError("CFG-261", "simulation.site.caps is given, but under privacy.mode none no ledger counts anything.")
+        if self.training.gradient_checkpointing and self.privacy.mode != "none" and self.privacy.engine == "opacus":
+            raise PydanticCustomError(
+                "CFG-252", "training.gradient_checkpointing needs privacy.engine: fused; Opacus' hooks fail under it."
+            )
         if self.head_warmup_rounds > self.federation.rounds:
             raise PydanticCustomError("CFG-250", "training.head_warmup_rounds is larger than federation.rounds.")
         if self.center_head and self.privacy.mode == "none":
@@ -155,9 +177,12 @@ class Job(Section):
     @model_validator(mode="after")
     def _task_has_its_inputs_and_model(self) -> Job:
         tabular = self.task == "tabular-classification"
-        if (self.data.text is None) != tabular or (self.data.features is None) == tabular:
+        texts = (self.data.text is not None) + (self.data.messages is not None)
+        if texts != (not tabular) or (self.data.features is None) == tabular:
             raise PydanticCustomError(
-                "CFG-270", "The task text-classification needs data.text, tabular-classification data.features; never both."
+                "CFG-270",
+                "tabular-classification needs data.features, every other task data.text (a language model that or data.messages); "
+                "one of them alone.",
             )
         if (self.model.path in (LINEAR, MLP)) != tabular:
             raise PydanticCustomError(
@@ -197,8 +222,14 @@ class Job(Section):
             "training.head_learning_rate": training.head_learning_rate is not None,
             "training.cache_frozen_prefix": training.cache_frozen_prefix != "auto",
             "training.cache_dtype": training.cache_dtype != "float32",
+            "training.gradient_checkpointing": training.gradient_checkpointing,
         }
         return [key for key, is_set in changed.items() if is_set]
+
+    @model_validator(mode="after")
+    def _language_model_has_its_answers(self) -> Job:
+        check_language(self)
+        return self
 
     @model_validator(mode="after")
     def _several_labels_have_no_threshold(self) -> Job:
@@ -314,6 +345,11 @@ class Job(Section):
         return range(fairness.every, self.federation.rounds, fairness.every) if fairness.steers else range(0)
 
     @property
+    def is_language(self) -> bool:
+        """Whether the model is a language model, which scores continuations of a prompt."""
+        return self.task in LANGUAGE_TASKS
+
+    @property
     def unit(self) -> Literal["person", "record"]:
         """The unit of privacy, with ``auto`` resolved."""
         if self.privacy.unit == "auto":
@@ -325,7 +361,7 @@ class Job(Section):
         """Rounds in which the head trains alone, with ``auto`` resolved."""
         if self.training.head_warmup_rounds != "auto":
             return self.training.head_warmup_rounds
-        adapts = self.privacy.mode != "none" and self.task != "tabular-classification"
+        adapts = self.privacy.mode != "none" and self.task == "text-classification"
         return _WARMUP_ROUNDS if adapts and self.federation.rounds >= _ROUNDS_WITH_WARMUP else 0
 
     @property

@@ -13,13 +13,21 @@ from fedethos.section import FiniteFloat, Fraction, PositiveFloat, Section
 UNKNOWN = "unknown"  # the group of a record whose sensitive attribute is missing
 
 
+Text = str | dict[Literal["column"], str]
+"""A template over columns, or a column as it is."""
+
+
 class Label(Section):
-    column: str = Field(description="Column that holds the label.")
-    values: list[str] = Field(min_length=2, description="All labels, in class order.")
+    column: str | None = Field(description="Column that holds the label; null only where no record has one (causal-lm, preference).")
+    values: list[str] = Field(min_length=1, description="All labels, in class order.")
     favorable: str = Field(description="The outcome that is good for the person; rates are rates of this label.")
 
     @model_validator(mode="after")
     def _favorable_is_a_label(self) -> Label:
+        if (len(self.values) == 1) != (self.column is None) or (self.column is None and self != self.own_answer()):
+            raise PydanticCustomError(
+                "CFG-415", "data.label needs at least two values; causal-lm and preference have no labels and leave data.label out."
+            )
         if len(set(self.values)) != len(self.values):
             raise PydanticCustomError("CFG-213", "data.label.values names a label twice.")
         if self.favorable not in self.values:
@@ -28,6 +36,11 @@ class Label(Section):
                 "data.label.favorable is not one of data.label.values. Selection rates need to know which outcome is good for the person.",
             )
         return self
+
+    @classmethod
+    def own_answer(cls) -> Label:
+        """Of the tasks whose records bring their right answer: the one label ``right``, predicted where the model agrees."""
+        return cls.model_construct(column=None, values=["right"], favorable="right")
 
     @property
     def multiclass(self) -> bool:
@@ -92,16 +105,32 @@ class Data(Section):
         default_factory=dict,
         description="Per column: raw value, or a threshold such as '>=1', to declared category; to null where it means 'missing'.",
     )
-    text: str | dict[Literal["column"], str] | None = Field(
+    text: Text | None = Field(
         None, description="A template over columns, '{age} years old, {occupation}', or {column: NAME} for a text column as it is."
     )
+    messages: str | None = Field(
+        None,
+        description="Instead of text, for language models: column with a chat, a JSON list of {role, content}. For causal-lm without "
+        "response its last message, the assistant's, is the response.",
+    )
+    response: Text | None = Field(None, description="causal-lm: the answer to learn; the loss is on it alone.")
+    choices: dict[str, str] | None = Field(
+        None,
+        description="multiple-choice: the text of each of label.values, a template or a constant; or {column: NAME} for a column that "
+        "lists them in that order.",
+    )
+    choice_style: Literal["text", "letter"] = Field(
+        "text", description="multiple-choice: score the text of each option, or list the options in the prompt and score their letters."
+    )
+    chosen: Text | None = Field(None, description="preference: the better answer.")
+    rejected: Text | None = Field(None, description="preference: the worse answer.")
     features: dict[str, Numeric | list[str]] | None = Field(
         None,
         min_length=1,
         description="Instead of text, for tabular-classification: per column {low: 17, high: 90}, {mean: 38.6, scale: 13.7}, "
         "or the list of its categories. Public constants, never read off a site's table.",
     )
-    label: Label
+    label: Label = Field(default_factory=Label.own_answer, description="What is predicted; left out for causal-lm and preference.")
     sensitive: dict[str, list[str]] = Field(
         default_factory=dict, description="Sensitive attributes with all their categories; a missing value is the group 'unknown'."
     )
@@ -109,6 +138,13 @@ class Data(Section):
     split: Split = Field(default_factory=Split)
     split_salt: str | None = Field(None, description="Salt of the split's hash; null in a simulation: made from the seed.")
     limit: float | None = Field(None, gt=0.0, le=1.0, description="Use only so large a share of the people.")
+
+    @property
+    def of_questions(self) -> Data:
+        """The contract of records that are to be answered: without label, answers, groups and people."""
+        label = self.label.model_copy(update={"column": None})
+        empty: dict[str, object] = {"response": None, "chosen": None, "rejected": None, "sensitive": {}, "person_id": None}
+        return self.model_copy(update={"label": label, **empty})
 
     @model_validator(mode="after")
     def _categories_are_declared_once(self) -> Data:
@@ -128,7 +164,7 @@ class Data(Section):
         for column, declared in (self.features or {}).items():
             if isinstance(declared, list) and (not declared or len(set(declared)) != len(declared)):
                 raise PydanticCustomError("CFG-274", "A list under data.features is empty or names a category twice.")
-            if column in (self.label.column, self.person_id):
+            if column in {self.label.column, self.person_id} - {None}:
                 raise PydanticCustomError(
                     "CFG-275", "data.features holds the label or the person's identifier: the model would read the answer."
                 )

@@ -51,6 +51,10 @@ class Privacy(Section):
     secure_rng: Literal["auto", True, False] = Field("auto", description="auto: off in a simulation (marked as such), on in deployment.")
     metrics: Metrics = Field(default_factory=Metrics)
 
+    def secure(self, *, deployed: bool) -> bool:
+        """Whether noise and samples come from the operating system's generator, and not from the job's seed."""
+        return deployed if self.secure_rng == "auto" else self.secure_rng
+
     @model_validator(mode="after")
     def _epsilon_belongs_to_a_mode(self) -> Privacy:
         if self.mode != "none" and self.epsilon is None:

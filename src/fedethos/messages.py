@@ -22,6 +22,7 @@ Next on the path: ``client/app.py`` answers these messages, ``server/loop.py`` s
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -32,11 +33,17 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Message, RecordDict
 
 from fedethos.errors import FedethosError
+from fedethos.npy import is_npy
 
 CONTRACT_VERSION = 1
 SETUP, TRAIN, EVALUATE = "query.setup", "train", "evaluate"
 
 ARRAYS, CONFIG, STATEMENT, COUNTS, ERROR = "arrays", "config", "statement", "counts", "error"
+
+CODE = re.compile(r"[A-Z]{2,5}-\d{3}")
+VERSION = re.compile(r"\d[0-9A-Za-z.+!_-]{0,31}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_INCIDENT = re.compile(r"[0-9a-f]{0,32}")
 
 _LAYOUT = {
     "cuts": list,
@@ -65,11 +72,12 @@ class Basis(Enum):
 class Request:
     """What every request says about itself.
 
-    ``attempt`` counts repetitions of a round after a restart. For ``evaluate`` only: ``split``, and which noisy tables a private job
-    wants (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables or, in its
-    place, one decision rule for each group of ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``;
-    ``personal``: of the site's own adapter in place of the one in ``arrays`` (which stands in for one that is not there yet). For
-    ``train`` only: ``cell_weights`` in the order of ``fedethos/cells.py``.
+    ``attempt`` counts how often the run was continued and this message sent again; ``refused``: the code with which the coordinator
+    refused this site's last reply. For ``query.setup`` only: ``fedethos``, the coordinator's version. For ``train`` only:
+    ``cell_weights`` in the order of ``fedethos/cells.py``. For ``evaluate`` only: ``split``, and which noisy tables a private job wants
+    (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables or, in its place,
+    one decision rule for each group of ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``;
+    ``personal``: of the site's own adapter in place of the one in ``arrays`` (which stands in for one that is not there yet).
     """
 
     job_sha256: str
@@ -84,6 +92,8 @@ class Request:
     group_cuts: tuple[int, ...] | None = None
     rules: tuple[float, ...] | None = None
     cell_weights: tuple[float, ...] | None = None
+    refused: str | None = None
+    fedethos: str | None = None
     personal: bool = False
 
 
@@ -136,11 +146,13 @@ def encode_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> ArrayRecord:
 
 
 def decode_arrays(record: ArrayRecord, dtype: type[np.generic], code: str) -> dict[str, npt.NDArray[np.generic]]:
-    """Arrays of exactly ``dtype``; any other dtype is refused with ``code``."""
+    """Arrays of exactly ``dtype``; any other dtype, and bytes that are no such array, are refused with ``code``."""
     arrays = {}
     for name, array in record.items():
         if array.dtype != np.dtype(dtype).name or array.stype != "numpy.ndarray":
             raise FedethosError(code, f"A tensor is {array.dtype}, not {np.dtype(dtype).name}.", where=name)
+        if not is_npy(array.data, dtype, tuple(array.shape)):
+            raise FedethosError(code, "The bytes of a tensor are not the array that its message describes.", where=name)
         arrays[name] = array.numpy()
     return arrays
 
@@ -165,6 +177,10 @@ def encode_request(message_type: str, request: Request) -> RecordDict:
             config["personal"] = True
     if message_type == TRAIN and request.cell_weights is not None:
         config["cell-weights"] = list(request.cell_weights)
+    if message_type == SETUP and request.fedethos is not None:
+        config["fedethos"] = request.fedethos
+    if request.refused is not None:
+        config["refused"] = request.refused
     return RecordDict({ARRAYS: encode_arrays(request.arrays), CONFIG: ConfigRecord(config)})
 
 
@@ -180,6 +196,10 @@ def decode_request(message: Message) -> Request:
         keys |= {name: kind for name, kind in _LAYOUT.items() if name in config}
     if message.metadata.message_type == TRAIN and "cell-weights" in config:
         keys["cell-weights"] = list
+    if message.metadata.message_type == SETUP and "fedethos" in config:
+        keys["fedethos"] = str
+    if "refused" in config:
+        keys["refused"] = str
     if {name: type(value) for name, value in config.items()} != keys or config["contract"] != CONTRACT_VERSION:
         raise _malformed("the config record has other keys, types or another contract version")
     split = config.get("split")
@@ -187,6 +207,9 @@ def decode_request(message: Message) -> Request:
         raise _malformed("the split is not train, validation or test")
     if (split == "train") != ("group-cuts" in config):
         raise _malformed("training people are counted in the score table by group, and nobody else is")
+    refused, version = config.get("refused"), config.get("fedethos")
+    if not _fits(refused, CODE) or not _fits(version, VERSION):
+        raise _malformed("it names a code or a version in another form")
     edge, attribute = config.get("edge"), config.get("attribute")
     arrays = decode_arrays(content.array_records[ARRAYS], np.float32, "SEC-630")
     return Request(
@@ -202,8 +225,20 @@ def decode_request(message: Message) -> Request:
         group_cuts=_numbers(config, "group-cuts", int),
         rules=_numbers(config, "rules", float),
         cell_weights=_numbers(config, "cell-weights", float),
+        refused=refused,  # type: ignore[arg-type]
+        fedethos=version,  # type: ignore[arg-type]
         personal=config.get("personal") is True,
     )
+
+
+def repeated(content: RecordDict, times: int, refused: str | None) -> RecordDict:
+    """A request's records once more, with the attempt ``times`` higher. Tensors are shared."""
+    config = dict(content.config_records[CONFIG])
+    config["attempt"] = int(config["attempt"]) + times  # type: ignore[arg-type]
+    config.pop("refused", None)
+    if refused is not None:
+        config["refused"] = refused
+    return RecordDict({ARRAYS: content.array_records[ARRAYS], CONFIG: ConfigRecord(config)})
 
 
 def encode_reply(reply: Reply) -> RecordDict:
@@ -232,10 +267,10 @@ def decode_reply(message_type: str, content: RecordDict) -> Reply:
     """Refuse (AGG-701) whatever is not exactly a reply of this contract."""
     if ERROR in content:
         _expect_records(content, {ERROR: ConfigRecord}, "AGG-701")
-        return ErrorReply(_text(content, ERROR, "code"), _text(content, ERROR, "incident"))
+        return ErrorReply(_text(content, ERROR, "code", CODE), _text(content, ERROR, "incident", _INCIDENT))
     if message_type == SETUP:
         _expect_records(content, {STATEMENT: ConfigRecord}, "AGG-701")
-        return SetupReply(_text(content, STATEMENT, "fedethos"), _text(content, STATEMENT, "model-sha256"))
+        return SetupReply(_text(content, STATEMENT, "fedethos", VERSION), _text(content, STATEMENT, "model-sha256", _SHA256))
     if message_type == EVALUATE:
         _expect_records(content, {COUNTS: ArrayRecord, STATEMENT: ConfigRecord}, "AGG-701")
         tables = decode_arrays(content.array_records[COUNTS], np.int64, "AGG-701")
@@ -282,23 +317,27 @@ def _numbers(config: Mapping[str, object], name: str, kind: type[_N]) -> tuple[_
     return tuple(numbers)
 
 
+def _fits(text: object, form: re.Pattern[str]) -> bool:
+    return text is None or (isinstance(text, str) and form.fullmatch(text) is not None)
+
+
 def _expect_records(content: RecordDict, kinds: Mapping[str, type], code: str = "SEC-630") -> None:
     if {name: type(record) for name, record in content.items()} != dict(kinds):
         raise _malformed("it does not hold exactly the records of its type", code)
 
 
-def _text(content: RecordDict, record: str, key: str) -> str:
+def _text(content: RecordDict, record: str, key: str, form: re.Pattern[str]) -> str:
     value = content.config_records[record].get(key)
-    if not isinstance(value, str) or len(value) > 128:
-        raise _malformed(f"{record}.{key} is missing or too long", "AGG-701")
+    if not isinstance(value, str) or form.fullmatch(value) is None:
+        raise _malformed(f"{record}.{key} is missing or has another form", "AGG-701")
     return value
 
 
 def _basis(content: RecordDict) -> Basis:
-    try:
-        return Basis(_text(content, STATEMENT, "basis"))
-    except ValueError:
-        raise _malformed("the basis is unknown", "AGG-701") from None
+    value = content.config_records[STATEMENT].get("basis")
+    if not isinstance(value, str) or value not in {basis.value for basis in Basis}:
+        raise _malformed("the basis is unknown", "AGG-701")
+    return Basis(value)
 
 
 def _malformed(what: str, code: str = "SEC-630") -> FedethosError:

@@ -44,7 +44,7 @@ class Round(Document):
     """One line of ``rounds.jsonl``; round 0 is before training. ``seconds`` and bytes are of this round alone.
 
     ``weights``: group to label to the weight of its people's clipped gradients in this round, ``site_weights`` a site's weight in the
-    aggregation, where a strategy moves them; derived from released counts.
+    aggregation, where a strategy moves them; derived from released counts. ``quarantined``: sites that are not asked any more.
     """
 
     round: Count
@@ -60,6 +60,7 @@ class Round(Document):
     weights: dict[str, dict[str, float]] | None = None
     site_weights: dict[str, float] | None = None
     refusals: list[Refusal]
+    quarantined: list[str] = []
 
 
 class SimulatedAttack(Document):

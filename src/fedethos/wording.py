@@ -104,7 +104,7 @@ def guarantee(privacy: PrivacyReport) -> str:
 def trained_part(job: Job) -> str:
     """What of the model trains, and of which size."""
     if job.data.features is None:
-        return f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}, and the head"
+        return f"LoRA of rank {job.lora.r}, alpha {job.lora.lora_alpha:g}{'' if job.is_language else ', and the head'}"
     hidden = "".join(f", hidden layer of {width}" for width in job.model.hidden or ())
     return f"the whole model, {len(feature_names(job.data.features))} inputs from {len(job.data.features)} columns{hidden}"
 

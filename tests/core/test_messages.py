@@ -24,6 +24,7 @@ from fedethos.messages import (
     decode_request,
     encode_reply,
     encode_request,
+    repeated,
 )
 
 ARRAYS = {"b": np.float32([[1, 2]]), "a": np.float32([3])}
@@ -62,6 +63,49 @@ def test_cell_weights_come_back_over_the_wire_and_only_training_has_them() -> No
         content.config_records["config"]["cell-weights"] = weights
         with pytest.raises(FedethosError, match="SEC-630"):
             decode_request(message(message_type, content))
+
+
+def test_both_sides_are_told_of_a_refusal_and_of_the_version() -> None:
+    for message_type in (SETUP, TRAIN, EVALUATE):
+        told = encode_request(message_type, replace(request(message_type), refused="AGG-703"))
+        assert decode_request(message(message_type, rebuild_from_wire(wire_bytes(told)))).refused == "AGG-703"
+        assert decode_request(message(message_type)).refused is None
+    setup = encode_request(SETUP, replace(request(SETUP), fedethos="0.2.0rc1"))
+    assert decode_request(message(SETUP, setup)).fedethos == "0.2.0rc1"
+
+
+@pytest.mark.parametrize(
+    ("message_type", "name", "value"),
+    [(TRAIN, "refused", "because of JANE DOE"), (TRAIN, "refused", 3), (TRAIN, "fedethos", "0.1.0"), (SETUP, "fedethos", "x" * 40)],
+)
+def test_a_request_has_no_room_for_free_text(message_type: str, name: str, value: object) -> None:
+    content = encode_request(message_type, request(message_type))
+    content.config_records["config"][name] = value
+    with pytest.raises(FedethosError, match="SEC-630"):
+        decode_request(message(message_type, content))
+
+
+def test_a_repeated_request_says_so_and_shares_its_tensors() -> None:
+    first = encode_request(TRAIN, replace(request(TRAIN), refused="AGG-703"))
+    again = repeated(first, 2, None)
+    assert (decode_request(message(TRAIN, again)).attempt, decode_request(message(TRAIN, again)).refused) == (2, None)
+    assert again.array_records["arrays"] is first.array_records["arrays"]
+    assert decode_request(message(TRAIN, first)).attempt == 0
+
+
+@pytest.mark.parametrize(
+    ("message_type", "reply"),
+    [
+        (TRAIN, ErrorReply("could not convert 'JANE DOE'", "ab12")),
+        (TRAIN, ErrorReply("NODE-500", "JANE DOE")),
+        (TRAIN, ErrorReply("[bold]NODE-500", "ab12")),
+        (SETUP, SetupReply("<script>", "f" * 64)),
+        (SETUP, SetupReply("0.1.0", "f" * 63)),
+    ],
+)
+def test_a_reply_has_no_room_for_free_text(message_type: str, reply: Reply) -> None:
+    with pytest.raises(FedethosError, match="AGG-701"):
+        decode_reply(message_type, encode_reply(reply))
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_known_folder_gets_its_name_and_unknown_ones_theirs(minilm: Path, cache:
     assert [(state.name, state.sha256) for state in assets.available()] == [
         ("minilm", assets.ASSETS["minilm"].sha256),
         ("my_model", content_hash(source)),
+        ("smollm2", assets.ASSETS["smollm2"].sha256),
     ]
     (source / "vocab.txt").write_text("other")
     with pytest.raises(FedethosError, match="MODEL-405"):

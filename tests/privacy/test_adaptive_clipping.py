@@ -16,7 +16,7 @@ from fedethos.errors import FedethosError
 from fedethos.job_clipping import AdaptiveClipping
 from fedethos.privacy.accounting import epsilon_after
 from fedethos.privacy.adaptive import gradient_noise_multiplier, next_clipbound
-from fedethos.privacy.clipping import Units, clip_and_sum
+from fedethos.privacy.clipping import BATCH_SHAPE_MARGIN, Units, clip_and_sum
 
 RATE, STEPS, DELTA = 0.05, 600, 1e-5
 
@@ -64,7 +64,7 @@ def test_a_unit_moves_gradient_and_count_together_by_at_most_one_over_z(seed: in
     moved = np.linalg.norm(released(everybody) - released(ids != units[0]))
     assert moved <= (1 / z) * (1 + 1e-12)
     if scale > 1 and weight == 1.0:
-        assert moved == pytest.approx(1 / z, rel=1e-9)  # and no less: the noise is not wasted
+        assert moved == pytest.approx(1 / z, rel=2 * BATCH_SHAPE_MARGIN)  # and hardly less: the noise is not wasted
 
 
 @pytest.mark.parametrize("unclipped_num_std", [0.4, 0.5])

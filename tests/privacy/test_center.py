@@ -12,8 +12,8 @@ from fedethos.caps import Caps
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.job import Job
-from fedethos.privacy.center import CENTER, EPSILON_SHARE, clipped_sum, plan_center, release_center
-from fedethos.privacy.events import Allotment, CountRelease, GaussianSum, TrainingSteps
+from fedethos.privacy.center import EPSILON_SHARE, clipped_sum, plan_center, release_center
+from fedethos.privacy.events import CENTER, Allotment, CountRelease, GaussianSum, TrainingSteps
 from fedethos.privacy.ledger import Ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.planner import allotments, cost_of_noise, cost_of_trials

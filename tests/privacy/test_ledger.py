@@ -16,9 +16,10 @@ from fedethos.caps import Caps
 from fedethos.errors import FedethosError
 from fedethos.privacy.composition import epsilon
 from fedethos.privacy.events import Allotment, CountRelease
-from fedethos.privacy.ledger import Ledger
+from fedethos.privacy.ledger import Ledger, quote, read_ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.ledger_plan import CommittedPlan, Receipt, Release
+from fedethos.privacy.ledger_state import LedgerState
 from fedethos.privacy.renyi import RenyiFilter
 
 JOB, OTHER_JOB = "a" * 64, "b" * 64
@@ -143,6 +144,42 @@ def test_refreshed_file_or_reopened_ledger_gives_no_new_budget(path: Path) -> No
         send(plan, 2)
         with pytest.raises(FedethosError, match="PRIV-315"):
             plan.reserve("train", 3)
+
+
+@pytest.mark.parametrize("sigma", [3.0, 2.0, 1.2])
+def test_a_quote_is_what_commit_would_charge_and_charges_nothing(path: Path, sigma: float) -> None:
+    """From balances that were only read, for an account that is open or not yet, one plan after the other."""
+    limits = caps()
+    state = LedgerState()
+    for run in ("first", "second", "third"):
+        plan = spending(run, sigma=sigma, times=4)
+        try:
+            account, charge = quote(state, plan, limits)
+        except FedethosError as refusal:
+            quoted = refusal.code
+        else:
+            quoted = charge.epsilon
+            assert account.caps == limits
+        with Ledger(path) as ledger:
+            open_account(ledger, limits)
+            try:
+                ledger.commit(plan)
+            except FedethosError as refusal:
+                assert quoted == refusal.code
+        state, _ = read_ledger(path)
+        found = state.accounts["patients"].find(plan.job_sha256, run)
+        if found is not None:
+            assert quoted == found.charge.epsilon == quote(state, plan, limits)[1].epsilon  # committed: its own charge
+
+
+def test_a_quote_refuses_looser_caps_and_another_unit(path: Path) -> None:
+    with Ledger(path) as ledger:
+        open_account(ledger, caps())
+    state, _ = read_ledger(path)
+    with pytest.raises(FedethosError, match="PRIV-314"):
+        quote(state, spending(), caps(lifetime=9.0))
+    with pytest.raises(FedethosError, match="PRIV-313"):
+        quote(state, dataclasses.replace(spending(), unit="person"), caps())
 
 
 def test_plan_must_keep_its_own_epsilon(ledger: Ledger) -> None:
@@ -411,7 +448,7 @@ def test_reserving_needs_neither_torch_nor_an_accountant(path: Path) -> None:
     script = """
 import dataclasses, sys
 from pathlib import Path
-from fedethos.privacy.ledger import Ledger
+from fedethos.privacy.ledger import Ledger, quote, read_ledger
 with Ledger(Path(sys.argv[1])) as ledger:
     [state] = ledger.accounts["patients"].plans.values()
     plan = ledger.commit(state.plan)

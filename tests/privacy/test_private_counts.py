@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from fedethos.caps import Caps
 from fedethos.errors import FedethosError
 from fedethos.job import Job
-from fedethos.privacy.counts import noisy_tables, plan_counts, purpose_of, release_counts, sigma_for
-from fedethos.privacy.events import Allotment, CountRelease, TrainingSteps
+from fedethos.privacy.counts import noisy_tables, plan_counts, release_counts, sigma_for
+from fedethos.privacy.events import Allotment, CountRelease, TrainingSteps, purpose_of
 from fedethos.privacy.ledger import Ledger
 from fedethos.privacy.ledger_entries import SpendingPlan
 from fedethos.privacy.randomness import SecureSource, SeededSource

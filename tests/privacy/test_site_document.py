@@ -1,5 +1,6 @@
 """site.yaml: strict, private, and only ever tighter than the job."""
 
+from datetime import UTC, datetime, time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_site_names_its_own_file_values_and_salt_and_nothing_else(file: Path) ->
         ("caps.rounds=0", "CFG-204"),
         ("split_salt=short", "CFG-204"),
         ("account=../ward", "CFG-204"),
+        ("name=a/b", "CFG-204"),
+        ("coordinator={address: fl.example.org:443, insecure: true}", "CFG-401"),
+        ("coordinator={address: 10.0.0.1:443, insecure: true}", "CFG-401"),
+        ("coordinator={address: fl.example.org:443}", "CFG-402"),
+        ("coordinator={address: fl.example.org:0, ca: ca.pem}", "CFG-403"),
+        ("coordinator={address: 'fl.example.org:99999', ca: ca.pem}", "CFG-403"),
+        ("coordinator={address: https://fl.example.org, ca: ca.pem}", "CFG-204"),
+        ("coordinator={address: fl.example.org:443, ca: ca.pem, proxy: 'http://user:word@proxy:1'}", "CFG-204"),
+        ("hours=20:00", "CFG-404"),
+        ("hours=24:00-06:00", "CFG-404"),
+        ("device=gpu", "CFG-204"),
+        ("memory_gb=0", "CFG-204"),
     ],
 )
 def test_what_is_refused(file: Path, override: str, code: str) -> None:
@@ -75,6 +88,32 @@ def test_nothing_that_matters_has_a_default(file: Path, key: str) -> None:
     file.write_text("\n".join(line for line in DOCUMENT.splitlines() if not line.startswith(key)))
     with pytest.raises(FedethosError, match="CFG-202"):
         load_site(file)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "[::1]", "localhost"])
+def test_without_tls_only_to_this_machine(file: Path, host: str) -> None:
+    coordinator = load_site(file, [f"coordinator={{address: '{host}:9443', insecure: true}}"]).coordinator
+    assert coordinator is not None and (coordinator.host, coordinator.port) == (host.strip("[]"), 9443)
+
+
+@pytest.mark.parametrize(
+    ("hours", "clock", "open_"),
+    [
+        ("08:00-18:00", time(8, 0), True),
+        ("08:00-18:00", time(18, 0), False),
+        ("08:00-18:00", time(7, 59), False),
+        ("20:00-06:00", time(23, 0), True),
+        ("20:00-06:00", time(5, 59), True),
+        ("20:00-06:00", time(6, 0), False),
+        ("20:00-06:00", time(12, 0), False),
+        ("06:00-06:00", time(3, 0), True),
+        ("null", time(3, 0), True),
+    ],
+)
+def test_hours_are_local_and_may_go_over_midnight(file: Path, hours: str, clock: time, open_: bool) -> None:
+    here = datetime.combine(datetime(2026, 3, 2).date(), clock).astimezone()
+    assert load_site(file, [f"hours={hours}"]).may_train_at(here) is open_
+    assert load_site(file, [f"hours={hours}"]).may_train_at(here.astimezone(UTC)) is open_
 
 
 CAPS = st.builds(

@@ -21,6 +21,7 @@ from fedethos.runfolder import RunFolder
 from fedethos.server.app import build_server_app
 from fedethos.server.loop import Coordination
 from fedethos.server.site import Site
+from fedethos.server.validation import check_update
 from fedethos.simulations.grid import InProcessGrid
 
 BASE = "b" * 64
@@ -81,6 +82,7 @@ def federate(
     base: dict[int, str] | None = None,
     lost: int | None = None,
     forger: int | None = None,
+    says_of_counts: dict[int, dict[str, object]] | None = None,
 ) -> list[dict[str, object]]:
     """Run the loop; node ``lost`` never answers a train message, ``forger`` counts each person 1,000 times. Returns rounds.jsonl."""
     plan = plan or job()
@@ -103,7 +105,8 @@ def federate(
         tables = layout.tables(
             {name: np.concatenate([people] + [nobody] * len(groups)) for name, groups in plan.data.sensitive.items()} or {OVERALL: people}
         )
-        return Message(encode_reply(EvaluateReply(tables, Basis.CHARGED, sigma=1.0, epsilon=2.0)), reply_to=message)
+        statement = {"basis": Basis.CHARGED, "sigma": 1.0, "epsilon": 2.0, **(says_of_counts or {}).get(context.node_id, {})}
+        return Message(encode_reply(EvaluateReply(tables, **statement)), reply_to=message)
 
     class Grid(InProcessGrid):
         def pull_messages(self, message_ids):
@@ -119,6 +122,7 @@ def federate(
         folder.write_job(dump_job(plan))
         coordination = Coordination(
             job=plan,
+            run="loop-00000001",
             folder=folder,
             sites={node: Site(f"site-{node}", node, SHARES[node], 1000) for node in answers},
             base_sha256=BASE,
@@ -185,6 +189,11 @@ BAD = {
     "AGG-705": says(update(1.0, epsilon=None, delta=None)),
     "AGG-705 ": says(update(1.0, epsilon=99.0)),
     "AGG-705  ": says(update(1.0, unit="person")),
+    "AGG-705   ": says(update(1.0, epsilon=float("nan"))),
+    "AGG-705    ": says(update(1.0, delta=1e-3)),
+    "AGG-705     ": says(update(1.0, basis=Basis.UNPROTECTED)),
+    "AGG-705      ": says(update(1.0, steps=10**9)),
+    "AGG-715": says(update(2e6)),
     "NODE-500": says(ErrorReply("NODE-500", "0123abcd")),
 }
 
@@ -255,3 +264,22 @@ def test_forged_counts_are_refused_and_the_run_ends_with_the_others(tmp_path: Pa
     assert people[-1]["sites"]["site-3"] == "sent"  # its update is as good as any
     counted = json.loads((tmp_path / "run/fairness.json").read_text())["people"]["test"]
     assert counted == sum(int(np.random.default_rng(node).integers(0, 2, (1, 2, BINS)).sum()) for node in (1, 2))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [{"epsilon": float("nan")}, {"epsilon": 1e9}, {"epsilon": -1.0}, {"sigma": float("inf")}, {"sigma": 0.0}, {"basis": Basis.UNPROTECTED}],
+)
+def test_counts_that_state_another_protection_are_refused(tmp_path: Path, statement: dict[str, object]) -> None:
+    """A site that claims a NaN must not be able to end the run of everybody."""
+    federate(tmp_path, {1: adds(1.0), 2: adds(2.0), 3: adds(3.0)}, job(rounds=1), says_of_counts={3: statement})
+    sites = json.loads((tmp_path / "run/privacy.json").read_text())["sites"]
+    assert [sites[f"site-{node}"]["epsilon"] for node in (1, 2, 3)] == [2.0, 2.0, 1.0]  # 1.0: what its good update said
+
+
+def test_nan_behind_a_good_tensor_is_found() -> None:
+    sent = {name: np.zeros(2, dtype=np.float32) for name in ("a", "b", "c")}
+    for bad in sent:
+        arrays = {name: np.full(2, np.nan if name == bad else 1.0, dtype=np.float32) for name in sent}
+        with pytest.raises(FedethosError, match="AGG-703"):
+            check_update(update(0.0, arrays=arrays), sent, job())

@@ -175,6 +175,9 @@ def test_a_run_that_lost_its_adapter_threshold_or_base_is_refused(
         assert code in capsys.readouterr().err
         (out / file).write_text(kept)
     (out / "adapter/model.safetensors").write_bytes(b"nothing")
+    assert run(["evaluate", str(out)]) == 7
+    assert "SEC-671" in capsys.readouterr().err
+    (out / "adapter/model.safetensors").unlink()
     assert run(["evaluate", str(out)]) == 2
     assert "RUN-960" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import Request
-from fedethos.privacy.center import CENTER
+from fedethos.privacy.events import CENTER
 from fedethos.privacy.ledger import Ledger
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder

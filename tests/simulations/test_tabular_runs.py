@@ -172,7 +172,8 @@ def test_the_saved_model_reproduces_the_metrics_outside_of_fedethos(private_run:
     test = [splits["test"] for splits in site_records(load_job(job_file), job_file.parent).values()]
     truth = np.concatenate([records.label for records in test])
     with torch.inference_mode():
-        logits = model(features=torch.from_numpy(np.concatenate([records.features for records in test]))).double().numpy()
+        # site by site: equal records stay equal to the last bit, and ties decide the AUC of so few people
+        logits = np.concatenate([model(features=torch.from_numpy(records.features)).double().numpy() for records in test])
     log_odds = logits[:, 1] - logits[:, 0]
     threshold = json.loads((out / "fairness.json").read_text())["threshold"]["log_odds"]
     assert result["oracle"]["metrics"]["accuracy"] == pytest.approx(accuracy_score(truth, log_odds >= threshold), abs=1e-12)

@@ -15,10 +15,7 @@ def at_most(records: Records, rows: int) -> Records:
     The choice depends on that person's own records alone (smallest SHA-256 of inputs and label first), so that nobody's presence changes
     what is kept of somebody else, and not on the order of rows.
     """
-    contents = [text.encode() for text in records.text] if records.features is None else [row.tobytes() for row in records.features]
-    digests = [
-        hashlib.sha256(f"{label}|".encode() + content).digest() for content, label in zip(contents, records.label.tolist(), strict=True)
-    ]
+    digests = [hashlib.sha256(f"{label}|".encode() + records.content(row)).digest() for row, label in enumerate(records.label.tolist())]
     order = sorted(range(len(records)), key=lambda row: (records.unit[row], digests[row]))
     units = records.unit[order]
     first = np.maximum.accumulate(np.where(np.r_[True, units[1:] != units[:-1]], np.arange(len(order)), 0))

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedethos import job_data
+from fedethos.data.answers import answer_columns, prompts_and_answers
 from fedethos.data.counterfactual import Swaps, swapped_features, swapped_texts
 from fedethos.data.features import encode_features
 from fedethos.data.mapping import map_values, thresholds
@@ -34,12 +35,19 @@ def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None
     ``swaps``: sensitive attributes whose counterfactual inputs are wanted (``Records.swapped``).
 
     Raises DATA-104 (missing column), DATA-112 and DATA-113 (template), DATA-114 and DATA-115 (map), DATA-121 and DATA-122 (value not
-    declared), DATA-123 (missing label), DATA-124 (missing person), DATA-151 and DATA-152 (features). Rows are counted in an error,
-    their values never shown.
+    declared), DATA-123 (missing label), DATA-124 (missing person), DATA-151 and DATA-152 (features), DATA-180 to DATA-183 (prompts and
+    answers). Rows are counted in an error, their values never shown.
     """
     template = Template(()) if data.text is None else parse_template(data.text)
     features = data.features or {}
     _check_text_source(template, data)
+    if swaps and (data.messages is not None or data.choice_style == "letter"):
+        raise FedethosError(
+            "DATA-187",
+            "Values in a chat, or in prompts that list their options, cannot be swapped.",
+            where="data.messages, data.choice_style",
+            fix="Write the prompt as a template under data.text, and score options by their text.",
+        )
     _check_columns(frame, data, template, keep)
     _check_map_targets(data)
     raw: dict[str, Values] = {str(name): frame[name].tolist() for name in frame.columns}
@@ -48,9 +56,11 @@ def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None
     inputs = {column: mapped[column] if isinstance(declared, list) else shown[column] for column, declared in features.items()}
     unit, identity = _rows(raw) if data.person_id is None else _people(raw[data.person_id], data.person_id)
     text = template.render(shown) if data.text is not None else ()
+    label = _labels(mapped, data.label, rows=len(frame))
+    prompts, answers = (text, ()) if not _has_answers(data) else prompts_and_answers(shown, text, label.tolist(), data)
     return Records(
-        text=text,
-        label=_labels(mapped[data.label.column], data.label),
+        text=prompts,
+        label=label,
         groups={attribute: _groups(mapped[attribute], attribute, categories) for attribute, categories in data.sensitive.items()},
         unit=unit,
         identity=identity,
@@ -62,12 +72,17 @@ def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None
             else swapped_texts(template, shown, text, attribute, data.sensitive[attribute], swap)
             for attribute, swap in (swaps or {}).items()
         },
+        answers=answers,
     )
+
+
+def _has_answers(data: job_data.Data) -> bool:
+    return any(part is not None for part in (data.messages, data.response, data.choices, data.chosen))
 
 
 def _check_text_source(template: Template, data: job_data.Data) -> None:
     for column, role in ((data.label.column, "the label"), (data.person_id, "the person's identifier")):
-        if column in template.columns:
+        if column is not None and column in template.columns:
             raise FedethosError(
                 "DATA-113",
                 f'The text would show {role}, column "{column}".',
@@ -80,9 +95,10 @@ def _check_text_source(template: Template, data: job_data.Data) -> None:
 def _check_columns(frame: pd.DataFrame, data: job_data.Data, template: Template, keep: str | None) -> None:
     present = [str(name) for name in frame.columns]
     wanted = {
-        "data.label.column": [data.label.column],
+        "data.label.column": [data.label.column] if data.label.column is not None else [],
         "data.sensitive": list(data.sensitive),
         "data.text": list(template.columns),
+        **answer_columns(data),
         "data.features": list(data.features or ()),
         "data.map": list(data.map),
         "data.person_id": [data.person_id] if data.person_id is not None else [],
@@ -105,7 +121,7 @@ def _column_advice(column: str, known: Sequence[str]) -> str:
 
 
 def _check_map_targets(data: job_data.Data) -> None:
-    declared = {**data.sensitive, data.label.column: data.label.values}
+    declared = {**data.sensitive, **({data.label.column: data.label.values} if data.label.column is not None else {})}
     for column, mapping in data.map.items():
         stray = sorted({category for category in mapping.values() if category is not None} - set(declared.get(column, mapping.values())))
         if stray:
@@ -126,7 +142,10 @@ def _numbers(raw: Values, mapped: Values) -> Values:
     return [None if group is None else value for value, group in zip(raw, mapped, strict=True)]
 
 
-def _labels(values: Values, label: job_data.Label) -> NDArray[np.int64]:
+def _labels(columns: Mapping[str, Values], label: job_data.Label, *, rows: int) -> NDArray[np.int64]:
+    if label.column is None:
+        return np.zeros(rows, dtype=np.int64)
+    values = columns[label.column]
     missing = sum(value is None for value in values)
     if missing:
         raise FedethosError(

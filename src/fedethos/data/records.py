@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -33,7 +34,7 @@ class Records:
     Attributes
     ----------
     text : tuple of str, n
-        Empty where the job reads ``data.features``.
+        Empty where the job reads ``data.features``; a chat's JSON where it reads ``data.messages``.
     label : int64[n]
         Index into ``data.label.values``.
     groups : dict of int64[n]
@@ -50,6 +51,8 @@ class Records:
         Per sensitive attribute, the counterfactual inputs, if ``apply_contract`` was asked for them.
     original : int64[n] or None
         The record that each is a counterfactual copy of, its own index where it is none; None: there are no copies.
+    answers : tuple of tuples, n
+        Of a language model: what may follow each record's prompt (``answers.py``). Else empty.
     """
 
     text: tuple[str, ...]
@@ -61,9 +64,16 @@ class Records:
     features: NDArray[np.float32] | None = None
     swapped: Mapping[str, Swapped] = field(default_factory=dict)
     original: NDArray[np.int64] | None = None
+    answers: tuple[tuple[str | None, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def content(self, row: int) -> bytes:
+        """What the model reads of one record, as bytes."""
+        if self.features is not None:
+            return bytes(self.features[row])
+        return (self.text[row] if not self.answers else json.dumps([self.text[row], *self.answers[row]])).encode()
 
     @property
     def units(self) -> int:
@@ -83,4 +93,5 @@ class Records:
             kept=None if self.kept is None else tuple(self.kept[i] for i in indices),
             features=None if self.features is None else self.features[indices],
             swapped={attribute: swapped.take(indices) for attribute, swapped in self.swapped.items()},
+            answers=tuple(self.answers[i] for i in indices) if self.answers else (),
         )

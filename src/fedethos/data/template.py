@@ -35,8 +35,11 @@ class Template:
         )
 
 
-def parse_template(text: str | dict[Literal["column"], str]) -> Template:
-    """``data.text`` as a template; ``{column: NAME}`` is that column as it is. Raises DATA-112 for anything but plain ``{column}``."""
+def parse_template(text: str | dict[Literal["column"], str], *, constant: bool = False, where: str = "data.text") -> Template:
+    """``data.text`` as a template; ``{column: NAME}`` is that column as it is. Raises DATA-112 for anything but plain ``{column}``.
+
+    ``constant``: it may name no column. ``where``: the template's key in the job.
+    """
     if not isinstance(text, str):
         return Template((("", text["column"]),))
     parts, literal = [], ""
@@ -46,19 +49,19 @@ def parse_template(text: str | dict[Literal["column"], str]) -> Template:
             if column is None:
                 continue
             if specification or conversion:
-                raise _refused("has a format specification or conversion")
+                raise _refused(where, "has a format specification or conversion")
             if not column.strip():
-                raise _refused("has braces without a column name")
+                raise _refused(where, "has braces without a column name")
             parts.append((literal, column.strip()))
             literal = ""
     except ValueError:
-        raise _refused("has a brace that is not closed or not opened") from None
-    if not parts:
-        raise _refused("names no column, so that every record would read the same")
+        raise _refused(where, "has a brace that is not closed or not opened") from None
+    if not parts and not constant:
+        raise _refused(where, "names no column, so that every record would read the same")
     return Template(tuple(parts), literal)
 
 
-def _refused(problem: str) -> FedethosError:
+def _refused(where: str, problem: str) -> FedethosError:
     return FedethosError(
-        "DATA-112", f"The template {problem}.", where="data.text", fix="Write plain {column} names; write a literal brace twice."
+        "DATA-112", f"The template {problem}.", where=where, fix="Write plain {column} names; write a literal brace twice."
     )

@@ -31,13 +31,13 @@ from fedethos.models.core import without_core
 from fedethos.models.residual import whole_adapter
 from fedethos.models.tensors import Arrays
 
-Fold = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
-
 _ADAPTER = "default"  # PEFT's name for the only adapter
 
+Fold = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 
-def attach_lora(base_model: PreTrainedModel, lora: Lora, *, seed: int, freeze_a: bool) -> PeftModel:
-    """Put LoRA adapters on ``base_model`` (in place) and make its head trainable.
+
+def attach_lora(base_model: PreTrainedModel, lora: Lora, *, seed: int, freeze_a: bool, causal: bool = False) -> PeftModel:
+    """Put LoRA adapters on ``base_model`` (in place) and make its head trainable; the output layer of a ``causal`` model stays frozen.
 
     A is drawn from ``seed`` alone (Kaiming-uniform, PEFT's default), B is zero: at the start the model computes what the base model
     computes. The base's dropouts are switched off for good, so that train and eval mode differ in LoRA's own dropout only and a
@@ -49,12 +49,12 @@ def attach_lora(base_model: PreTrainedModel, lora: Lora, *, seed: int, freeze_a:
         MODEL-451 no such target module, MODEL-452 no such layer, MODEL-453 the base is random in train mode.
     """
     config = LoraConfig(
-        task_type="SEQ_CLS",
+        task_type="CAUSAL_LM" if causal else "SEQ_CLS",
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=_target_modules(base_model, lora),
-        modules_to_save=head_modules(base_model),
+        modules_to_save=None if causal else head_modules(base_model),
     )
     _switch_off_dropout(base_model)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -86,10 +86,27 @@ def frozen_names(model: PeftModel) -> list[str]:
     return [name for name, parameter in named_adapter_parameters(model).items() if not parameter.requires_grad]
 
 
+def recompute_activations(model: PeftModel) -> None:
+    """Turn on Hugging Face's gradient checkpointing (Chen et al. 2016): in training each layer's activations are computed twice.
+
+    The non-reentrant kind, which lets gradients through frozen layers and keeps per-example gradients exact under the fused engine.
+    MODEL-465 when the base model does not have it.
+    """
+    if not model.base_model.model.supports_gradient_checkpointing:
+        raise FedethosError(
+            "MODEL-465",
+            "The base model has no gradient checkpointing.",
+            where="training.gradient_checkpointing",
+            fix="Set it to false; training.micro_batch_tokens bounds the memory as well.",
+        )
+    model.base_model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None, *, fold: Fold = dict) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``: the same bytes for the same adapter, no path of this machine.
 
-    Plain PEFT loads it: ``PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(BASE), folder)``.
+    Plain PEFT loads it: ``PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(BASE), folder)``, or with
+    ``AutoModelForCausalLM``.
     With a ``residual`` each layer gets the rank that both need together (PEFT's ``rank_pattern``), at the same lora_alpha / r.
     ``fold`` writes into the tensors what the model computes beside them (``models/head_center.py``).
     """
@@ -101,7 +118,7 @@ def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None,
         "rank_pattern": ranks,
         "alpha_pattern": {layer: scaling * rank for layer, rank in ranks.items()},
         "inference_mode": True,
-        "modules_to_save": head_modules(model.get_base_model()),
+        "modules_to_save": settings["modules_to_save"] and head_modules(model.get_base_model()),
         "target_modules": sorted(settings["target_modules"]),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,14 +6,17 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from fedethos.errors import FedethosError
 from fedethos.models.content import is_model_file
 
 
-def unpack(archive: Path, inside: str, folder: Path, *, limit: int) -> None:
+def unpack(archive: Path, inside: str, folder: Path, *, limit: int, wanted: Callable[[str], bool] = is_model_file) -> None:
     """Write the model's files that lie directly in ``inside`` of ``archive`` into the new ``folder`` (mode 0700).
+
+    ``wanted``: which names are the model's files.
 
     Raises
     ------
@@ -26,10 +29,10 @@ def unpack(archive: Path, inside: str, folder: Path, *, limit: int) -> None:
         with zipfile.ZipFile(archive) as source:
             members = source.infolist()
             _check_members(archive, members)
-            wanted = [member for member in members if _is_wanted(member, inside)]
-            if sum(member.file_size for member in wanted) > limit:
+            taken = [member for member in members if _lies_in(member, inside) and wanted(PurePosixPath(member.filename).name)]
+            if sum(member.file_size for member in taken) > limit:
                 raise _unsafe(archive, f"Its model files are larger than {limit // 1_000_000} MB.")
-            for member in wanted:
+            for member in taken:
                 # zipfile stops at the declared size, so the sum above bounds what is written
                 with source.open(member) as stream, (folder / PurePosixPath(member.filename).name).open("xb") as out:
                     shutil.copyfileobj(stream, out)
@@ -37,9 +40,8 @@ def unpack(archive: Path, inside: str, folder: Path, *, limit: int) -> None:
         raise _unsafe(archive, "It is damaged, encrypted or packed in an unusual way.") from None
 
 
-def _is_wanted(member: zipfile.ZipInfo, inside: str) -> bool:
-    path = PurePosixPath(member.filename)
-    return not member.is_dir() and str(path.parent) == inside and is_model_file(path.name)
+def _lies_in(member: zipfile.ZipInfo, inside: str) -> bool:
+    return not member.is_dir() and str(PurePosixPath(member.filename).parent) == inside
 
 
 def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:

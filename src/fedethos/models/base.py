@@ -6,9 +6,10 @@ Nothing is downloaded and no code of the model runs: safetensors only, no ``trus
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +21,27 @@ from fedethos.errors import FedethosError
 from fedethos.models.assets import public_name
 from fedethos.models.content import check_folder, content_hash
 
-__all__ = ["LoadedBase", "content_hash", "head_modules", "load_base", "weights_hash"]
+__all__ = [
+    "LoadedBase",
+    "approved_hash",
+    "content_hash",
+    "head_modules",
+    "load_base",
+    "load_tokenizer",
+    "load_weights",
+    "quiet",
+    "require_complete",
+    "weights_hash",
+]
+
+
+FromPretrained = Callable[..., tuple[PreTrainedModel, Mapping[str, Iterable[str]]]]
 
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """A base model in float32 on the CPU, in eval mode, without gradients; ``sha256`` is the folder's content hash."""
+    """A base model in eval mode, without gradients, on the CPU and in float32 unless it was asked for otherwise; ``sha256`` is the
+    folder's content hash."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -43,6 +59,22 @@ def load_base(folder: Path, *, num_labels: int, sha256: str | None, seed: int = 
         SEC-601 ``sha256`` differs, SEC-603 pickle weights, SEC-604 custom code, SEC-605 weights outside the folder, MODEL-403 no
         model, MODEL-404 an adapter, MODEL-408 transformers cannot load it, MODEL-409 incomplete weights, MODEL-415 weights not finite.
     """
+    digest = approved_hash(folder, sha256)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model, missing = _classifier(folder, num_labels)
+        tokenizer = load_tokenizer(folder)
+    heads = tuple(f"{name}." for name in head_modules(model))
+    require_complete(folder, model, {name for name in missing if not name.startswith(heads)})
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.name_or_path = public_name(digest)  # PEFT copies it into adapter_config.json, where a machine's path has no place
+    return LoadedBase(model.eval().requires_grad_(False), tokenizer, digest)
+
+
+def approved_hash(folder: Path, sha256: str | None) -> str:
+    """Content hash of a base model's folder. Errors as for ``load_base``, as far as they are about the folder."""
     check_folder(folder)
     digest = content_hash(folder)
     if sha256 is not None and sha256 != digest:
@@ -53,16 +85,7 @@ def load_base(folder: Path, *, num_labels: int, sha256: str | None, seed: int = 
             why="Sites approved another base model.",
             fix="Bring the approved model, or ask for a job with this hash.",
         )
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model, missing = _classifier(folder, num_labels)
-        tokenizer = _tokenizer(folder)
-    _require_complete(folder, model, missing)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.name_or_path = public_name(digest)  # PEFT copies it into adapter_config.json, where a machine's path has no place
-    return LoadedBase(model.eval().requires_grad_(False), tokenizer, digest)
+    return digest
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
@@ -92,14 +115,20 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _classifier(folder: Path, num_labels: int) -> tuple[PreTrainedModel, set[str]]:
-    """The model and the names of the tensors that the folder does not hold."""
+    load = partial(AutoModelForSequenceClassification.from_pretrained, num_labels=num_labels, dtype=torch.float32)
+    return load_weights(load, folder, as_what=f"a classifier with {num_labels} labels")
+
+
+def load_weights(load: FromPretrained, folder: Path, *, as_what: str) -> tuple[PreTrainedModel, set[str]]:
+    """The model and the names of the tensors that the folder does not hold. ``load``: a ``from_pretrained`` of transformers.
+
+    MODEL-408 when it cannot be loaded ``as_what``.
+    """
     refusals = []
     for attention in ("sdpa", "eager"):  # a few architectures lack the faster sdpa
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = load(
                 folder,
-                num_labels=num_labels,
-                dtype=torch.float32,
                 attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -109,10 +138,11 @@ def _classifier(folder: Path, num_labels: int) -> tuple[PreTrainedModel, set[str
             return model, set(info["missing_keys"])
         except Exception as error:  # whatever a damaged or foreign folder makes the library raise
             refusals.append(error)
-    raise _cannot_load(folder, f"a classifier with {num_labels} labels", refusals[0]) from refusals[0]
+    raise _cannot_load(folder, as_what, refusals[0]) from refusals[0]
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer. MODEL-408 when there is none."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
@@ -129,16 +159,15 @@ def _cannot_load(folder: Path, as_what: str, error: Exception) -> FedethosError:
     )
 
 
-def _require_complete(folder: Path, model: PreTrainedModel, missing: set[str]) -> None:
-    heads = tuple(f"{name}." for name in head_modules(model))
-    absent = sorted(name for name in missing if not name.startswith(heads))
-    if absent:
+def require_complete(folder: Path, model: PreTrainedModel, missing: set[str]) -> None:
+    """Refuse a model that lacks the weights named ``missing`` (MODEL-409), or has some that are not finite (MODEL-415)."""
+    if absent := sorted(missing):
         raise FedethosError(
             "MODEL-409",
             f"The folder lacks weights of the model's body: {', '.join(absent[:3])}{', …' if len(absent) > 3 else ''}.",
             where=str(folder),
             why="They would be random and frozen, and different wherever the adapter is used later.",
-            fix="Use a base model that brings all weights of its encoder.",
+            fix="Use a base model that brings all weights.",
         )
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise FedethosError(
@@ -150,7 +179,7 @@ def _require_complete(folder: Path, model: PreTrainedModel, missing: set[str]) -
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the library's progress bars and its report about a new head, which is expected here."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()

@@ -20,6 +20,7 @@ MODEL_FILES = (
     "*.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
@@ -27,12 +28,19 @@ MODEL_FILES = (
     "merges.txt",
     "*.model",  # sentencepiece
 )
+_GGUF = b"GGUF"
 PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def is_model_file(name: str) -> bool:
     """Whether a file of this name belongs to a base model and its hash."""
     return any(fnmatch(name, pattern) for pattern in MODEL_FILES)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF does."""
+    with path.open("rb") as stream:
+        return stream.read(len(_GGUF)) == _GGUF
 
 
 def model_files(folder: Path) -> list[Path]:

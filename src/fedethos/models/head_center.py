@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class HeadCenter:
         shift = FACTOR * weight @ self.value.detach().cpu().double()
         return {**tensors, self._weight_name: (FACTOR * weight).float(), self._bias_name: (bias - shift).float()}
 
-    def unfolded(self, exported: Arrays) -> Arrays:
+    def unfolded(self, exported: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         """The reverse for tensors that ``folded`` gave: a head that computes the same around μ = 0."""
         own = {self._weight_name: exported[self._weight_name] / np.float32(FACTOR), HEAD_CENTER: np.zeros(self.value.shape, np.float32)}
         return {**exported, **own}

@@ -46,6 +46,37 @@ def added(products: Iterable[Product]) -> Product:
     return Product(np.hstack([part.b for part in parts]), np.vstack([part.a for part in parts]))
 
 
+class RunningSum:
+    """The sum of many products, added one by one, in memory that does not grow with their number.
+
+    Products that share a factor are added in the other one. Else factors are stacked, and cut back to the matrix's smaller side, which
+    loses nothing, whenever there are twice as many columns.
+    """
+
+    def __init__(self) -> None:
+        self._sum: Product | None = None
+
+    def add(self, product: Product) -> None:
+        so_far = self._sum
+        if so_far is None:
+            self._sum = product
+        elif np.array_equal(so_far.a, product.a):
+            self._sum = Product(so_far.b + product.b, product.a)
+        elif np.array_equal(so_far.b, product.b):
+            self._sum = Product(product.b, so_far.a + product.a)
+        else:
+            stacked = added([so_far, product])
+            most = 2 * min(stacked.b.shape[0], stacked.a.shape[1])
+            self._sum = with_orthonormal_a(stacked, most // 2) if stacked.rank > most else stacked
+
+    @property
+    def value(self) -> Product:
+        """The sum so far. At least one product has been added."""
+        if self._sum is None:
+            raise ValueError("nothing was added")
+        return self._sum
+
+
 def singular(product: Product) -> tuple[Matrix, Matrix, Matrix]:
     """Thin SVD (U [d, m], S [m] falling, Vᵀ [m, e]) of the product, m = min(k, d, e)."""
     q, r = np.linalg.qr(product.b)

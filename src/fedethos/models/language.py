@@ -1,0 +1,132 @@
+"""Language models: the likelihood of answers after their prompts, with the output layer evaluated at answers' tokens only.
+
+Loading is in ``fedethos.models.language_base``; rows of tokens come from ``fedethos.data.prompts``. Everything here depends on one
+record's own row, so that clipping bounds a person's influence: likelihoods are sums or means over an answer's own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fedethos.errors import FedethosError
+
+ABSENT = -1e9
+"""Score of an option that a record does not have. Finite, so that differences of two stay a number."""
+
+_TARGETS_AT_ONCE = 2048  # answers' tokens whose logits over the vocabulary are in memory together
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """``log_likelihood`` float32[b, k] in nats, ``tokens`` int64[b, k] (0: no such answer), ``margin`` float32[b, k]: the least by which
+    one of the answer's tokens beats the likeliest other token, above 0 where greedy decoding would write exactly this answer. Zero while
+    gradients are recorded: training does not need it."""
+
+    log_likelihood: Tensor
+    tokens: Tensor
+    margin: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Log-likelihood per token, float32[b, k]; ``ABSENT`` where there is no such answer."""
+        return torch.where(self.tokens > 0, self.log_likelihood / self.tokens.clamp(min=1), ABSENT)
+
+
+def score_answers(
+    model: PeftModel | PreTrainedModel,
+    *,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    attention_mask: Tensor,
+    source: Tensor,
+    target: Tensor,
+    slot: Tensor,
+    answer_tokens: Tensor,
+) -> AnswerScores:
+    """Score the answers of a batch; shapes as in ``PromptTable.batch``."""
+    causal: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    mask = _additive(attention_mask, causal) if attention_mask.dim() == 4 else attention_mask
+    hidden = causal.base_model(input_ids=input_ids, position_ids=position_ids, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    output_layer = causal.get_output_embeddings()
+    sums = hidden.new_zeros(answer_tokens.numel(), dtype=torch.float32)
+    margins = torch.full_like(sums, torch.inf)
+    for start in range(0, len(source), _TARGETS_AT_ONCE):
+        part = slice(start, start + _TARGETS_AT_ONCE)
+        logits = output_layer(hidden[source[part]]).float()
+        sums = sums.index_add(0, slot[part], -F.cross_entropy(logits, target[part], reduction="none"))
+        if not torch.is_grad_enabled():
+            margins.scatter_reduce_(0, slot[part], _margin(logits, target[part]), "amin")
+    margins = torch.where(margins.isfinite(), margins, 0.0)
+    return AnswerScores(sums.view_as(answer_tokens), answer_tokens, margins.view_as(answer_tokens))
+
+
+def _margin(logits: Tensor, target: Tensor) -> Tensor:
+    own = logits.gather(1, target[:, None])
+    return own[:, 0] - logits.scatter(1, target[:, None], -torch.inf).amax(dim=1)
+
+
+def _additive(visible: Tensor, model: PreTrainedModel) -> Tensor:
+    """The mask as numbers to add to attention scores: every attention implementation takes it."""
+    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
+
+
+class LanguageModel(nn.Module):
+    """``forward(**PromptTable.batch(indices))`` gives what a task trains on, float32[b, columns], by its ``outputs``.
+
+    ``outputs(scores, reference)``: from the batch's ``AnswerScores``; ``reference`` float32[b, k] are the untouched base model's
+    log-likelihoods, where the batch brings them.
+    """
+
+    def __init__(self, model: PeftModel, outputs: Callable[[AnswerScores, Tensor | None], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._outputs = outputs
+
+    def forward(self, reference: Tensor | None = None, **batch: Tensor) -> Tensor:
+        return self._outputs(score_answers(self.model, **batch), reference)
+
+
+@contextmanager
+def without_adapter(model: PeftModel) -> Iterator[None]:
+    """Inside, ``model`` computes what its base model computes.
+
+    PEFT's own ``disable_adapter`` switches ``requires_grad`` of every factor on when it ends, of frozen ones too.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def require_plain_head(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are more than its output layer on its last hidden state (soft caps, scaled logits).
+
+    Raises MODEL-484.
+    """
+    tokens = torch.arange(min(8, model.config.vocab_size), device=model.device)[None]
+    with torch.inference_mode():
+        whole = model(input_ids=tokens, use_cache=False).logits
+        apart = model.get_output_embeddings()(model.base_model(input_ids=tokens, use_cache=False).last_hidden_state)
+    if whole.shape != apart.shape or not torch.allclose(whole.float(), apart.float(), rtol=1e-3, atol=1e-3):
+        raise FedethosError(
+            "MODEL-484",
+            "The base model's logits are not its output layer on its last hidden state.",
+            where="model.path",
+            why="Likelihoods are computed at the tokens of answers only, which would be wrong for this architecture.",
+            fix="Use a model with a plain output layer, such as a Llama, Qwen, Mistral or SmolLM.",
+        )

@@ -1,0 +1,127 @@
+"""``fedethos server status`` for a person: a page, or the same page live."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fedethos.storage import JsonValue
+from fedethos.wording import duration
+
+_EVERY_SECONDS = 1.0
+_SHOWN_REFUSALS = 5
+_SHOWN_ENDED = 5
+_STYLE = {"running": "cyan", "waiting": "yellow", "queued": "", "paused": "yellow", "completed": "green", "failed": "red", "stopped": "dim"}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Site(_Part):
+    name: str
+    online: bool
+
+
+class _Refusal(_Part):
+    round: int
+    site: str
+    code: str
+    incident: str
+
+
+class _Problem(_Part):
+    code: str
+    what: str
+    fix: str
+
+
+class _Run(_Part):
+    run: str
+    status: str
+    round: int
+    rounds: int
+    stage: str
+    seconds_left: float | None
+    sites: dict[str, str]
+    min_sites: int
+    refusals: list[_Refusal]
+    starts: int
+    folder: str
+    problem: _Problem | None
+
+
+class _Status(_Part):
+    version: str
+    address: str
+    sites: list[_Site]
+    runs: list[_Run]
+
+
+def print_status(answer: Mapping[str, JsonValue], console: Console | None = None) -> None:
+    """Print the answer of the control socket's ``status``."""
+    (console or Console(highlight=False)).print(_page(_Status.model_validate(answer)))
+
+
+def watch_status(ask: Callable[[], Mapping[str, JsonValue]]) -> None:
+    """Ask again every second until Ctrl-C."""
+    with Live(_page(_Status.model_validate(ask())), auto_refresh=False, screen=False) as live:
+        while True:
+            time.sleep(_EVERY_SECONDS)
+            live.update(_page(_Status.model_validate(ask())), refresh=True)
+
+
+def _page(status: _Status) -> Group:
+    online = sum(site.online for site in status.sites)
+    parts: list[Text | Table] = [
+        Text(f"Coordinator {status.address}, fedethos {status.version}: {online} of {len(status.sites)} sites online", style="bold"),
+        _sites(status.sites),
+    ]
+    going = [run for run in status.runs if run.status not in ("completed", "failed", "stopped")]
+    ended = [run for run in status.runs if run not in going][-_SHOWN_ENDED:]
+    names = {site.name: site.online for site in status.sites}
+    for run in [*ended, *going]:
+        parts.extend(_run(run, names))
+    if not status.runs:
+        parts.append(Text("\nNo run. Next: fedethos server submit JOB"))
+    return Group(*parts)
+
+
+def _sites(sites: Sequence[_Site]) -> Table:
+    table = Table.grid(padding=(0, 3))
+    for site in sites:
+        state = Text("online", style="green") if site.online else Text("offline", style="yellow")
+        table.add_row(Text(f"  {site.name}"), state)
+    return table
+
+
+def _run(run: _Run, online: Mapping[str, bool]) -> list[Text | Table]:
+    words = [f"round {run.round} of {run.rounds}"] if run.rounds else []
+    words += [run.stage.lower()] if run.stage else []
+    words += [f"deadline in {duration(run.seconds_left)}"] if run.seconds_left is not None else []
+    words += [f"started {run.starts} times"] if run.starts > 1 else []
+    parts: list[Text | Table] = [
+        Text.assemble("\n", (run.run, "bold"), "  ", (run.status, _STYLE[run.status]), "  ", ", ".join(words)),
+    ]
+    if run.status == "waiting":
+        here = sum(online.get(name, False) for name in run.sites)
+        missing = [name for name in run.sites if not online.get(name, False)]
+        parts.append(Text(f"  {here} of {len(run.sites)} sites are online, {run.min_sites} are needed. Missing: {', '.join(missing)}"))
+    if states := {name: state for name, state in run.sites.items() if state}:
+        parts.append(Text("  " + ", ".join(f"{name} {state}" for name, state in states.items())))
+    for refusal in run.refusals[-_SHOWN_REFUSALS:]:
+        incident = f" (incident {refusal.incident})" if refusal.incident else ""
+        parts.append(Text(f"  round {refusal.round}: {refusal.site} refused with {refusal.code}{incident}", style="yellow"))
+    if run.problem is not None:
+        parts.append(
+            Text(f"  {run.problem.code} {run.problem.what} {run.problem.fix}", style="red" if run.status == "failed" else "yellow")
+        )
+    if run.status == "completed":
+        parts.append(Text(f"  Next: fedethos report {run.folder}"))
+    return parts

@@ -1,0 +1,28 @@
+"""One stack for the whole tier: starting it costs more than a run on it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.deploy.stack import SITES, Stack, make_stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Coordinator and three nodes, all running. A test that ends one of them starts it again."""
+    with tempfile.TemporaryDirectory(prefix="fd-") as folder:  # a short path: a socket's address has 107 bytes
+        made = make_stack(Path(folder) / "t")
+        try:
+            made.start_coordinator()
+            for site in SITES:
+                made.start(site)
+            made.until(lambda: sum(site["online"] for site in made.status()["sites"]) == len(SITES))
+            yield made
+        finally:
+            for process in made.processes.values():
+                process.terminate()
+            for process in made.processes.values():
+                process.wait(60)

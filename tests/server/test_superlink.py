@@ -1,0 +1,149 @@
+"""A real SuperLink behind the gateway: what Flower's pinned version has to keep, and who is let in."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, date, datetime, timedelta
+
+import httpx
+import pytest
+import yaml
+
+from fedethos.certificates import make_authority, make_node_key, make_server_certificate
+from fedethos.client.node_key import load_node_key
+from fedethos.flower_fleet import Endpoint, FleetConnection
+from fedethos.flower_superlink import SuperLinkClient, bundle_of
+from fedethos.server.registry import synchronise
+from fedethos.server.server_app import BUNDLE
+from fedethos.server.superlink import SuperLink, free_port
+from fedethos.server_document import load_server
+from fedethos.trial import make_trial
+from fedethos.trust import load_trust
+
+TODAY = date(2026, 6, 1)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """(folder of the trial, its server document, a SuperLink that is up)."""
+    folder = tmp_path_factory.mktemp("superlink") / "trial"
+    make_trial(folder, sites=["north", "south"], address=f"127.0.0.1:{free_port()}", hosts=())
+    server = load_server(folder / "server" / "server.yaml")
+    superlink = SuperLink(server)
+    superlink.start()
+    yield folder, server, superlink
+    superlink.close()
+
+
+def _register(running, trust=None, today=TODAY):
+    _, server, superlink = running
+    return synchronise(superlink, trust or load_trust(server.trust), today, server.state / "sites.json")
+
+
+def _connect(folder, site, address, stop):
+    endpoint = Endpoint(address, (folder / site / "ca.pem").read_bytes())
+    with FleetConnection(endpoint, load_node_key(folder / site / "node.key"), stop) as connection:
+        connection.receive(lambda: 1_000_000)
+        return connection.node_id, connection.problem
+
+
+@pytest.fixture
+def stop():
+    import threading
+
+    return threading.Event()
+
+
+def test_a_registered_node_gets_the_id_that_the_coordinator_wrote_down(running, stop):
+    folder, server, _ = running
+    known = _register(running)
+    assert _connect(folder, "north", server.document.address, stop) == (known["north"].node_id, None)
+
+
+def test_registering_again_changes_nothing(running):
+    assert _register(running) == _register(running)
+
+
+def test_a_revoked_key_is_locked_out_and_its_site_can_come_back_with_another(running, stop):
+    folder, server, _ = running
+    before = _register(running)
+    words = yaml.safe_load(server.trust.read_text())
+    old = words["sites"]["south"]["public_key"]
+    words |= {"revoked": [old]}
+    server.trust.write_text(yaml.safe_dump(words))
+    assert "south" not in _register(running)
+    node_id, problem = _connect(folder, "south", server.document.address, stop)
+    assert node_id is None and problem is not None
+
+    private, public = make_node_key()
+    (folder / "south" / "node.key").write_bytes(private)
+    words["sites"]["south"]["public_key"] = public
+    server.trust.write_text(yaml.safe_dump(words))
+    after = _register(running)
+    assert after["south"].node_id != before["south"].node_id and after["north"] == before["north"]
+    assert _connect(folder, "south", server.document.address, stop) == (after["south"].node_id, None)
+
+
+def test_a_key_outside_its_days_is_not_answered(running):
+    _, server, _ = running
+    trust = load_trust(server.trust)
+    north = trust.sites["north"].model_copy(update={"valid_from": "2026-05-01", "valid_until": "2026-06-01"})
+    trust = trust.model_copy(update={"sites": {**trust.sites, "north": north}})
+    assert "north" in _register(running, trust, date(2026, 6, 1))
+    for day in (date(2026, 6, 2), date(2026, 4, 30)):
+        assert "north" not in _register(running, trust, day)
+    assert _register(running)["north"] == _register(running, trust, date(2026, 6, 1))["north"]  # the same node as before
+
+
+def test_nobody_without_the_secret_can_start_a_run_or_take_one_over(running):
+    _, _, superlink = running
+    stranger = SuperLinkClient(superlink.port, "a guess")
+    try:
+        for call in (stranger.nodes, stranger.runs, lambda: stranger.start_run(bundle_of(BUNDLE), {})):
+            with pytest.raises(httpx.HTTPStatusError) as refusal:
+                call()
+            assert refusal.value.response.status_code == 401
+        run = superlink.client.start_run(bundle_of(BUNDLE), {"run": "small-00000000"})
+        with pytest.raises(httpx.HTTPStatusError):
+            stranger.acquire()
+        assert superlink.client.acquire()[0] == run
+        superlink.client.stop_run(run)
+    finally:
+        stranger.close()
+
+
+def test_the_bundle_holds_a_name_and_no_code():
+    import io
+    import zipfile
+
+    names = zipfile.ZipFile(io.BytesIO(bundle_of(BUNDLE))).namelist()
+    assert sorted(names) == [".info/CONTENT", "pyproject.toml"]
+
+
+@pytest.mark.parametrize("days_ago", [3, 400])
+def test_an_expired_certificate_is_refused_by_the_node(tmp_path, days_ago, stop):
+    """A coordinator whose certificate ran out: no site talks to it."""
+    folder = tmp_path / "trial"
+    make_trial(folder, sites=["north"], address=f"127.0.0.1:{free_port()}", hosts=())
+    server = load_server(folder / "server" / "server.yaml")
+    authority = make_authority("another day", days=1000.0)
+    start = datetime.now(UTC) - timedelta(days=days_ago)
+    certificate, key = make_server_certificate(authority, ["127.0.0.1"], days=1.0, start=start)
+    server.certificate.write_bytes(certificate)
+    server.key.write_bytes(key)
+    (folder / "north" / "ca.pem").write_bytes(authority.pem)
+    superlink = SuperLink(server)
+    superlink.start()
+    try:
+        synchronise(superlink, load_trust(server.trust), TODAY, server.state / "sites.json")
+        node_id, problem = _connect(folder, "north", server.document.address, stop)
+        assert node_id is None and problem.code == "NET-542"
+    finally:
+        superlink.close()
+
+
+def test_a_site_with_another_ca_does_not_talk_to_it(running, tmp_path, stop):
+    _, server, _ = running
+    context = ssl.create_default_context(cadata=make_authority("a stranger", days=1.0).pem.decode())
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"https://{server.document.address}/health", verify=context)
