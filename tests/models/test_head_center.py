@@ -29,7 +29,7 @@ Shake = Callable[[PeftModel], PeftModel]
 def node_model(base: torch.nn.Module, shake: Shake, *, cut: bool = False) -> NodeModel:
     adapted = shake(attach_lora(base, Lora(r=4, layers_to_transform=[2, 3]), seed=1, freeze_a=False))
     center = center_head(adapted)
-    return NodeModel(adapted, tail(adapted) if cut else adapted, "0" * 64, center)
+    return NodeModel(adapted, tail(adapted) if cut else adapted, "0" * 64, center=center)
 
 
 def drawn(shape: tuple[int, ...]) -> np.ndarray:
