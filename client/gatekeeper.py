@@ -121,7 +121,7 @@ def _check_names_and_numbers(request: Request, job: Job, kind: str) -> None:
         raise _out_of_range("names a run that is not of this job")
     if not 0 <= request.attempt <= MOST_ATTEMPTS:
         raise _out_of_range("counts attempts that nobody makes")
-    first, last = {SETUP: (0, 0), TRAIN: (1, job.federation.rounds), EVALUATE: (0, job.federation.rounds)}[kind]
+    first, last = {SETUP: (0, 0), TRAIN: (0 if job.center_head else 1, job.federation.rounds), EVALUATE: (0, job.federation.rounds)}[kind]
     if not first <= request.round <= last:
         raise FedethosError("SEC-631", "A message names a round that the job does not have.", why="Nothing was computed.")
 

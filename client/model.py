@@ -13,10 +13,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from fedethos.aggregation import is_residual
+from fedethos.aggregation import HEAD_CENTER, is_residual
 from fedethos.messages import Arrays
 from fedethos.models.adapter import named_adapter_parameters
 from fedethos.models.base import weights_hash
+from fedethos.models.head_center import HeadCenter
 from fedethos.models.residual import FoldedResidual, residual_of
 from fedethos.models.tensors import read_arrays, write_arrays
 
@@ -32,6 +33,8 @@ class NodeModel:
         Content hash of the base model's folder, or of a tabular model's architecture.
     classes : callable, optional
         From what ``forward`` gives to logits of the job's labels; None: it gives these.
+    center : HeadCenter, optional
+        Of the head's input. Its value travels in each request and does not train.
 
     Attributes
     ----------
@@ -47,6 +50,7 @@ class NodeModel:
         forward: nn.Module,
         base_sha256: str,
         classes: Callable[[Tensor], Tensor] | None = None,
+        center: HeadCenter | None = None,
     ) -> None:
         self.model = model
         self.base_sha256 = base_sha256
@@ -54,9 +58,12 @@ class NodeModel:
         self._classes = classes
         self.device = next(model.parameters()).device
         self._named = named_adapter_parameters(model) if isinstance(model, PeftModel) else dict(sorted(model.named_parameters()))
-        self.exchanged_names = [name for name, parameter in self._named.items() if parameter.requires_grad]
+        trainable = [name for name, parameter in self._named.items() if parameter.requires_grad]
+        self.center = center
+        self._centers = {} if center is None else {HEAD_CENTER: center.value}
+        self.exchanged_names = [*trainable, *self._centers]
         self.frozen_names = [name for name, parameter in self._named.items() if not parameter.requires_grad]
-        self.parameters = {name: self._named[name] for name in self.exchanged_names}
+        self.parameters = {name: self._named[name] for name in trainable}
         self._rank: int | None = None
         self._residual = FoldedResidual(model)
 
@@ -92,11 +99,15 @@ class NodeModel:
     def load(self, arrays: Arrays) -> None:
         """Write tensors: exactly those that travel in each request (and the residual, if any), or exactly the frozen ones."""
         self._residual.fold(residual_of(arrays))
-        write_arrays(self._named, {name: array for name, array in arrays.items() if not is_residual(name)})
+        own = {name: array for name, array in arrays.items() if not is_residual(name)}
+        centers = {name: own.pop(name) for name in self._centers if name in own}
+        write_arrays(self._named, own)
+        if centers:
+            write_arrays(self._centers, centers)
 
     def read(self, names: Collection[str] | None = None) -> Arrays:
         """Tensors by name, float32; None: those that travel in each request. Without the residual."""
-        return read_arrays(self._named, self.exchanged_names if names is None else names)
+        return read_arrays({**self._named, **self._centers}, self.exchanged_names if names is None else names)
 
     @property
     def residual(self) -> Arrays:
@@ -128,7 +139,7 @@ class NodeModel:
 
     def head_names(self) -> set[str]:
         """Names of the tensors outside LoRA: the classification head, which may have its own learning rate; or a whole model."""
-        return {name for name in self.exchanged_names if "lora_" not in name}
+        return {name for name in self.exchanged_names if "lora_" not in name and name != HEAD_CENTER}
 
 
 def training_device() -> torch.device:

@@ -17,6 +17,7 @@ from fedethos.client.cell_weights import Floats, accepted_weights, weighed
 from fedethos.client.evaluator import TOKENS_PER_PASS, lay_out, predict
 from fedethos.client.examples import Examples
 from fedethos.client.group_sampling import balanced
+from fedethos.client.head_center import center_of
 from fedethos.client.head_warmup import head_first
 from fedethos.client.memory import TokenBudget
 from fedethos.client.model import NodeModel
@@ -31,7 +32,7 @@ from fedethos.messages import Arrays, Basis, EvaluateReply, Request, SetupReply,
 from fedethos.privacy.clipping import Clipping
 from fedethos.privacy.counts import release_counts
 from fedethos.privacy.engine import ClippingEngine, PlainEngine
-from fedethos.privacy.events import TRAIN, TrainingSteps, purpose_of
+from fedethos.privacy.events import CENTER, TRAIN, TrainingSteps, purpose_of
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.ledger_plan import CommittedPlan
 from fedethos.privacy.opacus_engine import OpacusEngine
@@ -75,8 +76,11 @@ class Node:
         return SetupReply(fedethos=fedethos.__version__, model_sha256=self.model.base_sha256)
 
     def train(self, request: Request) -> TrainReply:
-        """One round of local training from the given adapter. A round that was answered before is answered with the stored bytes."""
-        self._check(request, rounds=range(1, self.job.federation.rounds + 1))
+        """One round of local training from the given adapter. A round that was answered before is answered with the stored bytes.
+
+        Round 0 is that of the head's centre, where the job has one.
+        """
+        self._check(request, rounds=range(0 if self.job.center_head else 1, self.job.federation.rounds + 1))
         if (self.personal is None) != (self.job.training.personal is None):
             raise FedethosError(
                 "NODE-561",
@@ -84,6 +88,8 @@ class Node:
                 where="training.personal",
                 why="Nothing was computed.",
             )
+        if request.round == 0:
+            return self._release_center(request)
         weights = accepted_weights(request.cell_weights, self.job)
         if self.ledger is None:
             self._load(request)
@@ -126,6 +132,25 @@ class Node:
         rate = sampling_rate_of(self.job, self.declared_size)
         performed = TrainingSteps(noise_multiplier=noise_multiplier, sampling_rate=rate, steps=self.job.charged_steps)
         return paid_update(receipt.release(update, event=performed), ledger)
+
+    def _release_center(self, request: Request) -> TrainReply:
+        """Pay, add up, add the noise that was paid for, record, and only then hand the mean over."""
+        if self.ledger is None:
+            raise FedethosError("PRIV-330", "A private mean was asked for, but the job is not private.", why="Nothing was computed.")
+        if (stored := self.ledger.stored_reply(CENTER, 0)) is not None:
+            return stored_update(stored)
+        self._load(request)
+        if self.ledger.lost(CENTER, 0):
+            self.ledger.replan(CENTER, 1)
+        center = center_of(
+            self.model,
+            self.examples["train"],
+            declared_size=self.declared_size,
+            tokens=self.job.training.micro_batch_tokens,
+            receipt=self.ledger.reserve(CENTER, 0),
+            source=self.source_of(CENTER, 0),
+        )
+        return paid_update(center, self.ledger)
 
     def _release_counts(self, request: Request, split: SplitName, layout: Layout, ledger: CommittedPlan) -> EvaluateReply:
         """Pay, count, add the noise that was paid for, record, and only then hand the counts over."""

@@ -27,7 +27,7 @@ from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import check_tables, table_shapes
 from fedethos.job import Job
 from fedethos.messages import Basis, ErrorReply, EvaluateReply, Reply, Request, SetupReply, TrainReply, decode_reply, encode_reply
-from fedethos.privacy.events import TRAIN, CountRelease, TrainingSteps, purpose_of
+from fedethos.privacy.events import CENTER, TRAIN, CountRelease, GaussianSum, TrainingSteps, purpose_of
 from fedethos.privacy.ledger import read_ledger
 from fedethos.privacy.ledger_state import Reservation
 
@@ -83,7 +83,8 @@ def _check_update(reply: TrainReply, request: Request, approval: Approval, ledge
         if reply.delta != job.privacy.delta:
             raise _held_back("SEC-662", "states another delta than the job")
         _check_epsilon(reply.epsilon, job)
-        if not isinstance(_paid(reply, TRAIN, request, approval, ledger).event, TrainingSteps):
+        purpose, kind = (CENTER, GaussianSum) if request.round == 0 else (TRAIN, TrainingSteps)
+        if not isinstance(_paid(reply, purpose, request, approval, ledger).event, kind):
             raise _held_back("SEC-663", "was paid for as something else")
     elif reply.epsilon is not None:
         raise _held_back("SEC-662", "states an epsilon, and the job has no privacy")

@@ -20,6 +20,7 @@ from fedethos.models.adapter import attach_lora, recompute_activations, save_ada
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
 from fedethos.models.core import put_core_between
+from fedethos.models.head_center import center_head
 from fedethos.privacy.self_check import synthetic_classification
 
 
@@ -35,6 +36,7 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
     if job.training.gradient_checkpointing:
         recompute_activations(adapted)
     adapted.to(training_device())
+    center = center_head(adapted) if job.center_head else None
     cached = _caches_prefix(job, adapted)
 
     def inputs(records: Records) -> Inputs:
@@ -44,12 +46,12 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
         cache = prefix.build_cache(adapted, table, folder=scratch, dtype=np.dtype(job.training.cache_dtype))
         return HiddenInputs(resources.enter_context(cache))
 
-    model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256)
+    model = NodeModel(adapted, prefix.tail(adapted) if cached else adapted, loaded.sha256, center=center)
     return Task(
         model=model,
         inputs=inputs,
         synthetic_loss=synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values)),
-        save=lambda folder: save_adapter(folder, adapted, model.residual),
+        save=lambda folder: save_adapter(folder, adapted, model.residual, fold=center.folded if center else dict),
     )
 
 

@@ -21,6 +21,9 @@ from fedethos.errors import FedethosError
 Adjacency = Literal["add-remove", "replace-one"]
 Population = Literal["train", "validation", "test"]
 
+CENTER = "head-center"
+"""Purpose of the allotment that pays for the centre of the head's input, once."""
+
 TRAIN = "train"
 """Purpose of the allotment that pays for a round of training."""
 

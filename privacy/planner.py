@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.privacy.adaptive import gradient_noise_multiplier
+from fedethos.privacy.center import plan_center
 from fedethos.privacy.composition import epsilon, least_noise_factor, prv_epsilon
 from fedethos.privacy.counts import plan_counts
 from fedethos.privacy.events import TRAIN, Allotment, TrainingSteps
@@ -32,7 +33,9 @@ class SiteCost:
 
 
 def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: Sequence[Allotment] = ()) -> tuple[Allotment, ...]:
-    """Everything that a site of this size releases in the whole job: training, once a round, and counts. Empty under mode none.
+    """Everything that a site of this size releases in the whole job: training, once a round, the head's centre, and counts.
+
+    Empty under mode none.
 
     ``beside``: more releases, such as loss sums, that are borne by the people who train. Errors as for ``training_noise``, and PRIV-350
     when the count of adaptive clipping costs too much.
@@ -42,7 +45,7 @@ def allotments(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: 
     noise = training_noise(job, declared_size=declared_size, rows_per_unit=rows_per_unit, beside=beside)
     if job.privacy.clipping == "adaptive":
         gradient_noise_multiplier(noise, job.privacy.adaptive.unclipped_num_std)
-    return (_training(job, declared_size, noise), *beside, *_counts(job, rows_per_unit))
+    return (_training(job, declared_size, noise), *beside, *_center(job), *_counts(job, rows_per_unit))
 
 
 def training_noise(job: Job, *, declared_size: int, rows_per_unit: int = 1, beside: Sequence[Allotment] = ()) -> float:
@@ -100,7 +103,7 @@ def cost_of_noise(job: Job, *, declared_size: int, noise_multiplier: float) -> S
 
 def cost_of_trials(job: Job, *, declared_size: int, noise_multiplier: float, trials: int) -> float:
     """Epsilon of ``trials`` runs of this job on the same people, each chosen after seeing the others: the lifetime cap that they take."""
-    paid = (_training(job, declared_size, noise_multiplier), *_counts(job, 1))
+    paid = (_training(job, declared_size, noise_multiplier), *_center(job), *_counts(job, 1))
     return epsilon_of_trials(paid, trials, delta=job.privacy.delta, adjacency=job.privacy.adjacency)
 
 
@@ -164,9 +167,15 @@ def _counts(job: Job, rows_per_unit: int) -> tuple[Allotment, ...]:
 
 
 def _beside_training(job: Job, rows_per_unit: int) -> tuple[Allotment, ...]:
-    """The counts that are paid together with training."""
+    """The head's centre and the counts that are paid together with training."""
     together = job.privacy.adjacency == "replace-one"
-    return tuple(one for one in _counts(job, rows_per_unit) if together or one.event.population == "train")
+    counts = (one for one in _counts(job, rows_per_unit) if together or one.event.population == "train")
+    return (*_center(job), *counts)
+
+
+def _center(job: Job) -> tuple[Allotment, ...]:
+    center = plan_center(job)
+    return () if center is None else (center,)
 
 
 def _cost(job: Job, paid: Sequence[Allotment]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from fedethos.aggregation import trained_in
+from fedethos.aggregation import HEAD_CENTER, trained_in
 from fedethos.errors import FedethosError
 from fedethos.job import Job
 from fedethos.messages import ARRAYS, TRAIN, Arrays, encode_arrays
@@ -53,7 +53,8 @@ def combined(
     error = defended.error + aggregation_error(state.arrays, defended.updates.values(), weights, arrays, frozen)
     arrays = steered_step(job, state, defended.updates, shares, arrays)
     memory = state.memory.model_copy(update={"aggregation_error": error})
-    return RunState(state.round + 1, arrays, memory, strategy_arrays(strategy))
+    center = {name: array for name, array in state.arrays.items() if name == HEAD_CENTER}  # no strategy sees it
+    return RunState(state.round + 1, {**center, **arrays}, memory, strategy_arrays(strategy))
 
 
 def _aggregate(strategy: Strategy, number: int, updates: Collection[Arrays], weights: Sequence[float]) -> Arrays:

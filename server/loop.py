@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedethos.aggregation import HEAD_CENTER
 from fedethos.job import Job
 from fedethos.messages import ARRAYS, CONFIG, TRAIN, Arrays, Reply, Request, TrainReply, encode_request
 from fedethos.progress import Observer
@@ -23,6 +24,7 @@ from fedethos.server.cell_weights import cell_weights
 from fedethos.server.cohort import CohortGrid, choose_cohort
 from fedethos.server.combine import combined, sent_in_next_round
 from fedethos.server.exchange import Exchange
+from fedethos.server.head_center import with_center
 from fedethos.server.measure import (
     METRICS,
     EvaluateBySites,
@@ -130,9 +132,13 @@ def _measures(roster: Roster, plan: Coordination) -> tuple[Measure | None, Relea
 
 def _base_model_round(plan: Coordination, roster: Roster, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
     """Round 0: before training."""
-    plan.observer.stage("Measuring the model before training")
+    began, outcome = time.monotonic(), Exchange()
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
-    return _close_round(plan, roster, state, measure, release, began=time.monotonic(), sites={}, outcome=Exchange())
+    if plan.job.center_head:
+        plan.observer.stage("Asking the sites for the mean of what the head reads")
+        state, outcome = with_center(roster, state)
+    plan.observer.stage("Measuring the model before training")
+    return _close_round(plan, roster, state, measure, release, began=began, sites={}, outcome=outcome)
 
 
 def _train_round(plan: Coordination, roster: Roster, state: RunState, measure: Measure | None, release: ReleaseBySites | None) -> RunState:
@@ -175,10 +181,14 @@ def _train_messages(strategy: Strategy, grid: Grid, cohort: Mapping[int, Site], 
     """The strategy decides who is asked and with what; the message contract decides what a request looks like."""
     content = encode_request(TRAIN, request)
     config = ConfigRecord(dict(content.config_records[CONFIG]))
-    proposed = strategy.configure_train(request.round, content.array_records[ARRAYS], config, CohortGrid(grid, cohort))
+    center = {name: array for name, array in content.array_records[ARRAYS].items() if name == HEAD_CENTER}
+    own = ArrayRecord({name: array for name, array in content.array_records[ARRAYS].items() if name not in center})
+    proposed = strategy.configure_train(request.round, own, config, CohortGrid(grid, cohort))
     return [
         Message(
-            RecordDict({ARRAYS: message.content.array_records[ARRAYS], CONFIG: message.content.config_records[CONFIG]}),
+            RecordDict(
+                {ARRAYS: ArrayRecord({**message.content.array_records[ARRAYS], **center}), CONFIG: message.content.config_records[CONFIG]}
+            ),
             message.metadata.dst_node_id,
             TRAIN,
             group_id=str(request.round),

@@ -25,6 +25,7 @@ COVERED = "Epsilon covers training and every count that was released."
 BALANCED = " It is that of a unit in the group that is sampled most often; a unit in another group loses no more."
 WEIGHED = " It is that of a unit in the cell with the largest weight; a unit in another cell loses no more."
 DEPLOYMENT = "deployment"  # the engine of real sites
+CENTER_INSIDE = " It covers the mean of the head's input too."
 PERSONAL_INSIDE = " It covers the personal adapters too."
 PERSONAL_OUTSIDE = (
     " It does not cover the personal adapters: they train without noise, and neither they nor anything computed from them leaves a site. "
@@ -190,4 +191,5 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
 
 def _statement(job: Job) -> str:
     personal = "" if job.training.personal is None else PERSONAL_INSIDE if job.personal_is_charged else PERSONAL_OUTSIDE
-    return COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") + personal
+    center = CENTER_INSIDE * job.center_head
+    return COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") + center + personal

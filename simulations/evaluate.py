@@ -160,6 +160,8 @@ def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> Non
     if len(files) != 1:
         raise _no_adapter(folder)
     tensors = read_tensors(files[0])
+    if model.center is not None:
+        tensors = model.center.unfolded(tensors)
     if rule in EXPORTED_AS_ONE:
         model.load(beside_idle_adapter(tensors, model.read()))
         return

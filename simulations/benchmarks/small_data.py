@@ -1,5 +1,7 @@
 """What private jobs do by default (ffa, head warm-up) beside FedAvg and the head alone, on 3,000 records at epsilon 3 and 1.
 
+The default and FedAvg also run with a centred head (``training.center_head``).
+
 Adult sentences on MiniLM, adapters on its last layer, six sites of about 500 training records. All variants see the same
 records, start and seeds (paired). Each is given the same three learning rates on two seeds, and runs with its best one on fresh
 seeds. Sites, rounds, noise and the trainer are those of a run; messages, ledger and checkpoints are left out. The metric is exact
@@ -18,18 +20,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
 from scipy.stats import ttest_1samp
 
-from fedethos.aggregation import trained_in
+from fedethos.aggregation import HEAD_CENTER, trained_in
+from fedethos.client.head_center import head_inputs
 from fedethos.client.head_warmup import head_first
 from fedethos.client.node import Node, clipping_engine
 from fedethos.client.trainer import StepPlan, train_round
 from fedethos.documents import load_job
 from fedethos.job import Job
 from fedethos.messages import Arrays
+from fedethos.privacy.center import center_noise_multiplier, noisy_mean
+from fedethos.privacy.events import CENTER
 from fedethos.privacy.planner import training_noise
 from fedethos.progress import Silent
 from fedethos.server.measure import decision_edge, describe
@@ -61,13 +68,20 @@ class Variant:
     name: str
     aggregation: str
     head_warmup_rounds: int = 0
+    center_head: str = "off"
 
 
 Wanted = tuple[Variant, float, float]  # variant, epsilon, scale of the learning rates
 
 PLAIN = Variant("fedavg", "fedavg")
 DEFAULT = Variant("ffa, warm-up", "ffa", head_warmup_rounds=2)
-VARIANTS = (PLAIN, DEFAULT, Variant("head alone", "ffa", head_warmup_rounds=ROUNDS))
+VARIANTS = (
+    PLAIN,
+    DEFAULT,
+    Variant("head alone", "ffa", head_warmup_rounds=ROUNDS),
+    Variant("ffa, warm-up, centre", "ffa", head_warmup_rounds=2, center_head="on"),
+    Variant("fedavg, centre", "fedavg", center_head="on"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,7 @@ def job_of(seed: int, variant: Variant = PLAIN, epsilon: float = 3.0, scale: flo
             f"privacy.epsilon={epsilon}",
             f"federation.aggregation={variant.aggregation}",
             f"training.head_warmup_rounds={variant.head_warmup_rounds}",
+            f"training.center_head={variant.center_head}",
             f"training.learning_rate={rates.learning_rate * scale}",
             f"training.head_learning_rate={(rates.head_learning_rate or rates.learning_rate) * scale}",
         ],
@@ -118,11 +133,30 @@ def train(federation: Federation, start: Arrays, job: Job) -> Arrays:
     nodes = [replace(node, job=job) for node in federation.nodes.values()]
     noise = {size: training_noise(job, declared_size=size) for size in {node.declared_size for node in nodes}}
     shares = [federation.sites[node_id].share for node_id in federation.nodes]
-    arrays = dict(start)
+    arrays = {**start, **(weighted_mean([_center(node, start) for node in nodes], shares) if job.center_head else {})}
     for round in range(1, job.federation.rounds + 1):
         updates = [_update(node, round, arrays, noise[node.declared_size]) for node in nodes]
         arrays |= weighted_mean(updates, shares)
     return arrays
+
+
+def _center(node: Node, arrays: Arrays) -> Arrays:
+    """A site's private mean of what the head reads; nothing where the model or the job has none."""
+    center, noise_multiplier = node.model.center, center_noise_multiplier(node.job)
+    if center is None or noise_multiplier is None:
+        return {}
+    node.model.load(arrays)
+    examples = node.examples["train"]
+    mean = noisy_mean(
+        head_inputs(node.model, center, examples, tokens=node.job.training.micro_batch_tokens),
+        examples.unit,
+        reference=arrays[HEAD_CENTER].astype(np.float64),
+        bound=center.bound,
+        declared_size=node.declared_size,
+        noise_multiplier=noise_multiplier,
+        source=node.source_of(CENTER, 0),
+    )
+    return {HEAD_CENTER: mean}
 
 
 def _update(node: Node, round: int, arrays: Arrays, noise_multiplier: float) -> Arrays:
@@ -137,7 +171,13 @@ def _update(node: Node, round: int, arrays: Arrays, noise_multiplier: float) -> 
 
 def measured(seed: int, wanted: Iterable[Wanted]) -> Iterator[Outcome]:
     """Run each wanted (variant, epsilon, scale) on the records and seeds of ``seed``."""
-    with opened(job_of(seed)) as federation:
+    ordered = sorted(wanted, key=lambda one: one[0].center_head)  # one model has a centre, one has none
+    for center_head, group in groupby(ordered, key=lambda one: one[0].center_head):
+        yield from _measured(seed, Variant("", "fedavg", center_head=center_head), list(group))
+
+
+def _measured(seed: int, whole: Variant, wanted: Sequence[Wanted]) -> Iterator[Outcome]:
+    with opened(job_of(seed, whole)) as federation:
         start, oracle = federation.model.read(), Oracle({federation.sites[number].name: node for number, node in federation.nodes.items()})
         for variant, epsilon, scale in wanted:
             job = job_of(seed, variant, epsilon, scale)
@@ -186,7 +226,8 @@ def rows() -> list[Row]:
     torch.set_num_threads(1)
     _, middle, high = SCALES  # what the tuning seeds chose, see the docs
     wanted = [(variant, 1.0, middle if variant is PLAIN else high) for variant in VARIANTS]
-    plain, *others = measured(1, wanted)
+    found = {outcome.variant: outcome for outcome in measured(1, wanted)}
+    plain, *others = (found[variant.name] for variant in VARIANTS)
     return [compared("small-data", f"auc_over_{PLAIN.name}_epsilon_1/{other.variant}", other.roc_auc, plain.roc_auc) for other in others]
 
 

@@ -29,13 +29,18 @@ WITH_RESIDUAL: frozenset[Aggregation] = frozenset({"fedex", "flora"})
 REWRITTEN: frozenset[Aggregation] = WITH_RESIDUAL | {"fedsvd", "flexlora"}  # A and B are new numbers after each round
 EXPORTED_AS_ONE: frozenset[Aggregation] = WITH_RESIDUAL | {"fedsb"}  # one pair a layer stands for adapter and residual, or for the core
 
+HEAD_CENTER = "head_center"
+"""Name of the centre of the head's input (``models/head_center.py``): in each request of a job that has one, and never trained."""
+
 _LAYER = re.compile(r"^(?P<layer>.*)\.(?P<kind>lora|residual)_(?P<factor>[AB])\.weight$")
 
 
 def trained_in(rule: Aggregation, round: int, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that train in ``round`` (from 1), sorted. The head always trains, a residual never."""
+    """Those of ``names`` that train in ``round``, sorted. The head always trains, a residual never; the head's centre is all of round 0."""
+    if round == 0:
+        return [name for name in names if name == HEAD_CENTER]
     resting = tuple(f".lora_{factor}.weight" for factor in _resting_factors(rule, round))
-    return sorted(name for name in names if not is_residual(name) and not name.endswith(resting))
+    return sorted(name for name in names if not is_residual(name) and name != HEAD_CENTER and not name.endswith(resting))
 
 
 def phases(rule: Aggregation, names: Iterable[str]) -> list[list[str]]:

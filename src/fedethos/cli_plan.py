@@ -66,6 +66,7 @@ def plan(
 ) -> None:
     """Find the noise for a budget, the rounds for a noise, and say which fairness metrics will be measurable."""
     from fedethos.documents import load_job
+    from fedethos.privacy.center import center_noise_multiplier
     from fedethos.privacy.counts import plan_counts
 
     job = load_job(job_file, [*(overrides or ()), *([f"federation.rounds={rounds}"] if rounds else [])])
@@ -73,7 +74,7 @@ def plan(
     job, costs = _training(job, sizes, noise_multiplier, rounds_given=rounds is not None)
     together = _trials(job, costs, trials) if trials else {}
     by_accountant = _by_accountant(job, costs) if accountants else {}
-    counts = plan_counts(job)
+    counts, center = plan_counts(job), center_noise_multiplier(job)
     test_variance = sum(one.cell_variance for one in counts if one.population == "test" and not one.personal) * len(sizes)
     metrics = _precision(job, sizes, test_variance, precision or job.privacy.metrics.tolerance, favorable_share, shares or [])
     if as_json:
@@ -91,6 +92,7 @@ def plan(
                     if together
                     else None,
                     "accountants": {name: by_accountant[declared] for name, declared in sizes.items()} if by_accountant else None,
+                    "center": None if center is None else {"noise_multiplier": center},
                     "counts": [asdict(one.allotment) for one in counts],
                     "test_people": round(_test_people(job, sizes)),
                     "favorable_share": favorable_share,
@@ -106,6 +108,8 @@ def plan(
     for declared, found in sorted(by_accountant.items()):
         said = ", ".join(f"{name} {epsilon:.2f}" for name, epsilon in found.items())
         typer.echo(f"accountants  training alone at a site of {declared:,}: {said} (PLD is charged)")
+    if center is not None:
+        typer.echo(f"center       of the head's input, once, noise {center:.2f} times the bound, paid with training")
     for one in counts:
         times = "once" if one.releases == 1 else f"{one.releases} times"
         what = f"{' and '.join(one.parts)} of the {one.population} people{' by the personal adapters' * one.personal}"

@@ -99,6 +99,10 @@ class Training(Section):
         "auto",
         description="In so many first rounds the classification head trains alone. auto: two, if a private job has five rounds or more.",
     )
+    center_head: Literal["on", "off"] = Field(
+        "off",
+        description="on: subtract a mean of what the classification head reads, which each site releases once and pays for with training.",
+    )
     iterate_average: Literal["none", "tail", "ema"] = Field(
         "none",
         description="A site sends its last iterate, the mean of the round's last half (tail), or a moving average. Costs no epsilon.",
@@ -156,6 +160,8 @@ class Job(Section):
             )
         if self.head_warmup_rounds > self.federation.rounds:
             raise PydanticCustomError("CFG-250", "training.head_warmup_rounds is larger than federation.rounds.")
+        if self.center_head and self.privacy.mode == "none":
+            raise PydanticCustomError("CFG-253", "training.center_head is a private release, but privacy.mode is none.")
         by = self.simulation.partition.by
         if self.simulation.partition.kind in ("dirichlet", "by-group") and by != "label" and by not in self.data.sensitive:
             raise PydanticCustomError("CFG-224", "simulation.partition.by is neither 'label' nor one of data.sensitive.")
@@ -212,6 +218,7 @@ class Job(Section):
             "model.sha256": self.model.sha256 is not None,
             "model.max_length": self.model.max_length != Model.model_fields["max_length"].default,
             "training.head_warmup_rounds": training.head_warmup_rounds not in ("auto", 0),
+            "training.center_head": self.center_head,
             "training.head_learning_rate": training.head_learning_rate is not None,
             "training.cache_frozen_prefix": training.cache_frozen_prefix != "auto",
             "training.cache_dtype": training.cache_dtype != "float32",
@@ -356,6 +363,11 @@ class Job(Section):
             return self.training.head_warmup_rounds
         adapts = self.privacy.mode != "none" and self.task == "text-classification"
         return _WARMUP_ROUNDS if adapts and self.federation.rounds >= _ROUNDS_WITH_WARMUP else 0
+
+    @property
+    def center_head(self) -> bool:
+        """Whether the head's input is centred."""
+        return self.training.center_head == "on"
 
     @property
     def rows_per_unit(self) -> int:

@@ -11,6 +11,8 @@ train         arrays: global tensors           arrays: those that train in this 
 evaluate      arrays: global tensors           counts: int64 tables per attribute
 ============= ================================ ==========================================
 
+A train request of round 0 asks for the head's centre, in a job that has one (``models/head_center.py``); the reply holds that tensor.
+
 Which tensors are global and which train follows from the job's aggregation rule and the round (``aggregation.py``), on both sides.
 
 Instead of its reply a node may send ``error`` (a code from the fixed list and a random incident id).

@@ -10,11 +10,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, Re
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedethos.aggregation import HEAD_CENTER
 from fedethos.client.app import build_client_app
 from fedethos.client.approvals import Approval
 from fedethos.client.error_guard import LEAVING
+from fedethos.client.gatekeeper import check_request
 from fedethos.client.node import Node
 from fedethos.client.release_contract import check_reply
+from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.messages import (
     EVALUATE,
@@ -34,7 +37,7 @@ from fedethos.privacy.ledger import Ledger
 from fedethos.progress import Silent
 from fedethos.simulations.virtual_sites import open_federation
 
-from .conftest import RUN, Hospital, message
+from .conftest import NOON, RUN, Hospital, message
 
 
 class Working:
@@ -267,3 +270,34 @@ def test_nothing_passes_that_the_node_did_not_build_and_the_ledger_did_not_recor
     reply = working.answer(kind, request) if kind != SETUP else RecordDict()
     reply[record] = ArrayRecord({"x": Array(np.array(values))}) if record in ("arrays", "counts") else ConfigRecord(said)
     assert working.check(kind, request, reply) in LEAVING
+
+
+def test_a_paid_centre_of_the_heads_input_may_leave_and_a_changed_one_not(open_hospital, write_job, tmp_path: Path) -> None:
+    """Round 0 of a text job: gatekeeper, node and release contract of one site."""
+    names = ("hospital-a", "hospital-b", "hospital-c")
+    sites = {name: {"declared_size": 300} for name in names}
+    text = load_job(
+        write_job(name="triage", training={"center_head": "on"}, federation={"sites": sites}, privacy={"epsilon": 4.0, "engine": "fused"})
+    )
+    tabular = open_hospital()
+    with open_federation(
+        text, base=tmp_path, scratch=tmp_path, ledger=tmp_path / "ledger.sqlite", observer=Silent(), run=RUN
+    ) as federation:
+        node = federation.nodes[1]
+        sent = node.model.read()
+        hospital = replace(tabular, job=text, tensors={name: array.shape for name, array in sent.items()})
+        hospital.approve_with(base_sha256=node.model.base_sha256)
+        site = Working(hospital, node)
+        request = hospital.request(round=0, arrays=sent)
+        answer = site.answer(TRAIN, request)
+        assert site.check(TRAIN, request, answer) == "ok"
+        reply = decode_reply(TRAIN, answer)
+        assert isinstance(reply, TrainReply)
+        assert set(reply.arrays) == {HEAD_CENTER}
+        exact = replace(reply, arrays={HEAD_CENTER: reply.arrays[HEAD_CENTER] + 1})
+        assert site.check(TRAIN, request, encode_reply(exact)) == "SEC-663"
+        assert site.check(TRAIN, replace(request, round=1), answer) == "SEC-661"
+        update = hospital.request(round=1, arrays=sent)
+        assert site.check(TRAIN, update, site.answer(TRAIN, update)) == "ok"
+        admitted = message(TRAIN, encode_request(TRAIN, request))
+        assert check_request(admitted, site.approval, hospital.site, None, NOON).round == 0

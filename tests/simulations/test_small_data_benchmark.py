@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+from fedethos.aggregation import HEAD_CENTER
 from fedethos.documents import load_job
 from fedethos.progress import Silent
 from fedethos.simulations.benchmarks import small_data
@@ -13,18 +15,23 @@ from fedethos.simulations.benchmarks.small_data import Outcome
 from fedethos.simulations.engine import simulate
 
 
-@pytest.mark.parametrize("aggregation", ["fedavg", "ffa"])
-def test_its_rounds_end_with_the_adapter_of_a_run(write_job, tmp_path: Path, aggregation: str) -> None:
+@pytest.mark.parametrize(("aggregation", "center_head"), [("fedavg", "off"), ("ffa", "off"), ("ffa", "on")])
+def test_its_rounds_end_with_the_adapter_of_a_run(write_job, tmp_path: Path, aggregation: str, center_head: str) -> None:
     """Also after another variant has used the same federation."""
-    recipe = {"head_warmup_rounds": 1, "iterate_average": "tail"}
+    recipe = {"head_warmup_rounds": 1, "iterate_average": "tail", "center_head": center_head}
     job = load_job(write_job(federation={"aggregation": aggregation}, training=recipe))
     simulate(job, tmp_path / "run", base=tmp_path, observer=Silent())
     run = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
-    with small_data.opened(load_job(write_job(federation={"aggregation": "fedavg"})), tmp_path) as federation:
-        start = federation.model.read()
-        other = load_job(write_job(federation={"aggregation": "ffa"}))
+    whole = load_job(write_job(federation={"aggregation": "fedavg"}, training={"center_head": center_head}))
+    with small_data.opened(whole, tmp_path) as federation:
+        start, center = federation.model.read(), federation.model.center
+        other = load_job(write_job(federation={"aggregation": "ffa"}, training={"center_head": center_head}))
         for each in (other, job):
             ours = small_data.train(federation, start, each)
+        if center is not None:
+            federation.model.load(ours)
+            trained = {name: torch.from_numpy(array) for name, array in ours.items() if name != HEAD_CENTER}
+            ours = {name: tensor.numpy() for name, tensor in center.folded(trained).items()}
     assert set(ours) == set(run)
     for name, value in run.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import peft
@@ -31,6 +32,8 @@ from fedethos.models.residual import whole_adapter
 from fedethos.models.tensors import Arrays
 
 _ADAPTER = "default"  # PEFT's name for the only adapter
+
+Fold = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 def attach_lora(base_model: PreTrainedModel, lora: Lora, *, seed: int, freeze_a: bool, causal: bool = False) -> PeftModel:
@@ -99,15 +102,16 @@ def recompute_activations(model: PeftModel) -> None:
     model.base_model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None) -> None:
+def save_adapter(folder: Path, model: PeftModel, residual: Arrays | None = None, *, fold: Fold = dict) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``: the same bytes for the same adapter, no path of this machine.
 
     Plain PEFT loads it: ``PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(BASE), folder)``, or with
     ``AutoModelForCausalLM``.
     With a ``residual`` each layer gets the rank that both need together (PEFT's ``rank_pattern``), at the same lora_alpha / r.
+    ``fold`` writes into the tensors what the model computes beside them (``models/head_center.py``).
     """
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in named_adapter_parameters(model).items()}
-    tensors, ranks = whole_adapter(without_core(tensors), residual or {})
+    tensors, ranks = whole_adapter(without_core(fold(tensors)), residual or {})
     settings = model.peft_config[_ADAPTER].to_dict()
     scaling = settings["lora_alpha"] / settings["r"]
     settings |= {
