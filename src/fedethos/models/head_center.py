@@ -25,7 +25,7 @@ from fedethos.models.adapter import named_adapter_parameters
 from fedethos.models.base import head_modules
 from fedethos.models.tensors import Arrays
 
-FACTOR = 2.0  # measured in docs/benchmarks.md; a power of two, so that folding it in and out again is exact
+FACTOR = 2.0  # from one seed (docs/benchmarks.md, "Small data"); a power of two, so that folding it in and out again is exact
 
 _PROBES, _LONGEST_PROBE = 64, 32
 
