@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedethos.governance.charts import Table
-from fedethos.suite_record import EVERYTHING, SuiteScores, SuitesReport
+from fedethos.suite_names import EVERYTHING
+from fedethos.suite_record import SuiteScores, SuitesReport
 from fedethos.suite_words import HEAD, groups, notes, rows
 
 

@@ -24,7 +24,8 @@ from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.evaluate import ReleasedModel, open_released, shown
 from fedethos.simulations.predict import Predictor
-from fedethos.suite_record import EVERYTHING, PUBLIC, GroupScores, MeasureScores, ScenarioLimit, SuiteScores, SuitesReport
+from fedethos.suite_names import EVERYTHING, PUBLIC
+from fedethos.suite_record import GroupScores, MeasureScores, ScenarioLimit, SuiteScores, SuitesReport
 
 Tallies = Mapping[str, Tally]
 

@@ -27,7 +27,7 @@ _ONE: dict[str, Callable[..., Suite | WrittenSuite]] = {
 
 
 def open_suites(name: str, path: Path, *, count: int | None, seed: int) -> Sequence[Suite | WrittenSuite]:
-    """Read the benchmark ``name`` of ``fedethos.suite_record.SUITES``; at most about ``count`` items, chosen by ``seed``."""
+    """Read the benchmark ``name`` of ``fedethos.suite_names.SUITES``; at most about ``count`` items, chosen by ``seed``."""
     if name == "ethics":
         return ethics(path, count=count, seed=seed)
     return [_ONE[name](path, count=count, seed=seed)]

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedethos.fairness.suites.files import not_this_benchmark, read_text
 from fedethos.fairness.suites.suite import Likelihoods, Question, Suite, thin
 from fedethos.fairness.suites.tally import Floats, Measure, Tally, ratio, tallies
-from fedethos.suite_record import EVERYTHING
+from fedethos.suite_names import EVERYTHING
 
 Gold = Literal["stereotype", "anti-stereotype", "unrelated"]
 Part = Literal["intrasentence", "intersentence"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedethos.suite_record import EVERYTHING
+from fedethos.suite_names import EVERYTHING
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

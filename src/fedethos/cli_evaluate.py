@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fedethos.suite_record import SUITES
+from fedethos.suite_names import SUITES
 
 if TYPE_CHECKING:
     from fedethos.runfolder import RunFolder
@@ -126,7 +126,7 @@ def _suites(folder: RunFolder, question: SuiteQuestion, *, as_json: bool) -> Non
         progress.stage("Loading libraries")
         from fedethos.governance.report import render_report
         from fedethos.simulations.suites import score_suites
-        from fedethos.suite_record import EVERYTHING
+        from fedethos.suite_names import EVERYTHING
         from fedethos.suite_words import BASIS, HEAD, notes, rows
 
         found = score_suites(folder, question, progress)

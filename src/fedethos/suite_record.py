@@ -13,15 +13,6 @@ from pydantic import Field
 
 from fedethos.result import Count, Interval, Record
 
-SUITES = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics", "perplexity", "text", "scenario")
-"""What ``--suite`` takes. ``ethics`` is up to five suites, one a part."""
-
-PUBLIC = ("bbq", "crows-pairs", "stereoset", "winobias", "ethics")
-"""Of these: benchmarks that anybody can have."""
-
-EVERYTHING = "all"
-"""Name of the group that is the whole suite."""
-
 
 class MeasureScores(Record):
     """One measure of the released adapter, of the base model without it, and adapter minus base on the same questions."""

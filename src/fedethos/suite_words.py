@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fedethos.result import Interval
-from fedethos.suite_record import EVERYTHING, GroupScores, SuiteScores
+from fedethos.suite_names import EVERYTHING
+from fedethos.suite_record import GroupScores, SuiteScores
 from fedethos.wording import bounds, interval
 
 BASIS = (

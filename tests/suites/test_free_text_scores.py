@@ -9,7 +9,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from fedethos.errors import FedethosError
 from fedethos.fairness.suites.free_text import Reference, free_text, normalized, tally_texts, token_f1
 from fedethos.fairness.suites.tally import Tally
-from fedethos.suite_record import EVERYTHING
+from fedethos.suite_names import EVERYTHING
 
 PAIRS = (
     ("The patient may go home today, with two drugs.", "The patient may go home today with one drug."),

@@ -14,7 +14,7 @@ from fedethos.fairness.suites.registry import open_suites
 from fedethos.fairness.suites.stereoset import read_contexts, stereoset
 from fedethos.fairness.suites.suite import thin
 from fedethos.fairness.suites.winobias import read_twins, winobias
-from fedethos.suite_record import SUITES
+from fedethos.suite_names import SUITES
 
 CROWS = "number,sent_more,sent_less,stereo_antistereo,bias_type\n0,Old men forget.,Young men forget.,stereo,age\n"
 

@@ -14,7 +14,7 @@ from fedethos.fairness.suites.stereoset import Context, tally_contexts
 from fedethos.fairness.suites.suite import Likelihoods
 from fedethos.fairness.suites.tally import Tally
 from fedethos.fairness.suites.winobias import Sentence, Twins, tally_twins
-from fedethos.suite_record import EVERYTHING
+from fedethos.suite_names import EVERYTHING
 
 BIASED, COUNTER, UNKNOWN = range(3)
 
