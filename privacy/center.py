@@ -20,7 +20,6 @@ import numpy.typing as npt
 from fedethos.aggregation import HEAD_CENTER
 from fedethos.errors import FedethosError
 from fedethos.job import Job
-from fedethos.privacy.clipping import rounding_margin
 from fedethos.privacy.composition import epsilon as epsilon_of
 from fedethos.privacy.composition import least_noise_factor
 from fedethos.privacy.events import CENTER, Adjacency, Allotment, GaussianSum
@@ -122,6 +121,8 @@ def clipped_sum(values: Floats, unit: Indices, *, bound: float) -> Floats:
     means /= np.maximum(np.bincount(unit), 1)[:, None]
     norms = np.linalg.norm(means, axis=1)
     means[~np.isfinite(norms)] = 0.0
+    from fedethos.privacy.clipping import rounding_margin  # brings torch, which a plan does not need
+
     within = bound / (1.0 + rounding_margin(values.shape[1]))
     factors = np.minimum(1.0, within / np.maximum(norms, within))
     factors[~np.isfinite(norms)] = 0.0
