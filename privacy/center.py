@@ -112,6 +112,8 @@ def clipped_sum(values: Floats, unit: Indices, *, bound: float) -> Floats:
     FedethosError
         PRIV-357 when these do not fit together.
     """
+    from fedethos.privacy.clipping import rounding_margin  # brings torch, which a plan does not need
+
     if len(values) != len(unit) or not 0.0 < bound < np.inf or (len(unit) and unit.min() < 0):
         raise FedethosError("PRIV-357", "Values and units of a sum do not fit together, or the bound is not positive and finite.")
     if not len(unit):
@@ -121,8 +123,6 @@ def clipped_sum(values: Floats, unit: Indices, *, bound: float) -> Floats:
     means /= np.maximum(np.bincount(unit), 1)[:, None]
     norms = np.linalg.norm(means, axis=1)
     means[~np.isfinite(norms)] = 0.0
-    from fedethos.privacy.clipping import rounding_margin  # brings torch, which a plan does not need
-
     within = bound / (1.0 + rounding_margin(values.shape[1]))
     factors = np.minimum(1.0, within / np.maximum(norms, within))
     factors[~np.isfinite(norms)] = 0.0
