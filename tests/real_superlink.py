@@ -5,7 +5,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,12 @@ class SuperLink:
 
     def ask(self, node_id: int, message_type: str, content: RecordDict) -> str:
         """What a ServerApp does: push a message to a node. Returns its id."""
+        message_id, complete = self.announce(node_id, message_type, content)
+        complete()
+        return message_id
+
+    def announce(self, node_id: int, message_type: str, content: RecordDict) -> tuple[str, Callable[[], None]]:
+        """The same up to the last object, which is the message itself. Returns its id, and what sends that object."""
         identify_process(self.run_id)
         message = Message(content, node_id, message_type)
         with_message_id(message, message.object_id)
@@ -50,9 +56,12 @@ class SuperLink:
         session = self.state.start_session(self.run_id)
         stored, missing = self.state.store_message_and_object_tree(message, get_object_tree(message), session)
         assert stored
-        for name in missing:
+        for name in sorted(missing, key=lambda name: name == message.object_id)[:-1]:
             self.state.store_object(self.run_id, session, name, objects[name])
-        return message.metadata.message_id
+        return message.object_id, lambda: self._stored(session, message.object_id, objects)
+
+    def _stored(self, session: str, name: str, objects: Mapping[str, bytes]) -> None:
+        assert self.state.store_object(self.run_id, session, name, objects[name])
 
     def reply(self, asked: str, *, seconds: float = 240.0) -> RecordDict | None:
         """Wait for the reply to a message; None when none comes."""

@@ -242,7 +242,11 @@ def main() -> None:
     grid = [(variant, epsilon, scale) for epsilon in EPSILONS for variant in VARIANTS for scale in SCALES]
     scales = best_scales([outcome for seed in TUNING_SEEDS for outcome in _completed(seed, grid, arguments.out)])
     chosen = [(variant, epsilon, scales[variant.name, epsilon]) for epsilon in EPSILONS for variant in VARIANTS]
-    found = [outcome for seed in range(arguments.seed_start, arguments.seed_start + arguments.pairs) for outcome in _completed(seed, chosen, arguments.out)]
+    found = [
+        outcome
+        for seed in range(arguments.seed_start, arguments.seed_start + arguments.pairs)
+        for outcome in _completed(seed, chosen, arguments.out)
+    ]
     print(*table(found), sep="\n")
 
 

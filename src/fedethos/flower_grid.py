@@ -80,7 +80,7 @@ class CheckedGrid(Grid):
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Ids in the order of ``messages``, "" for one that was not taken. A reply may have three times the tensors of its request, or 64 MiB."""
+        """Ids in the order of ``messages``, "" for one that was not taken. A reply may have three times its tensors, or 64 MiB."""
         return [self._pushed(message) for message in messages]
 
     def _pushed(self, message: Message) -> str:

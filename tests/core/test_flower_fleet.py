@@ -56,6 +56,18 @@ def test_a_message_arrives_whole_and_its_reply_goes_back(superlink, key) -> None
         assert superlink.state.get_object(superlink.run_id, reply.metadata.message_id)
 
 
+def test_a_message_is_not_confirmed_before_it_is_whole(superlink, key) -> None:
+    """Its tensors may be there long before, with another site's message."""
+    node_id = superlink.register(key)
+    with connection(superlink, key) as fleet:
+        fleet.receive(plenty)
+        asked, complete = superlink.announce(node_id, "train", content())
+        threading.Timer(1.0, complete).start()  # fails where the message was confirmed and so dropped before
+        message = fleet.receive(plenty)
+        assert message is not None and message.has_content()
+        assert superlink.state.get_object(superlink.run_id, asked)
+
+
 def test_no_code_and_nothing_else_is_ever_asked_for(superlink, key, monkeypatch) -> None:
     paths = []
     real = httpx.HTTPTransport.handle_request

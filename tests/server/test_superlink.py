@@ -8,11 +8,12 @@ from datetime import UTC, date, datetime, timedelta
 import httpx
 import pytest
 import yaml
+from flwr.superlink.main import create_app
 
 from fedethos.certificates import make_authority, make_node_key, make_server_certificate
 from fedethos.client.node_key import load_node_key
 from fedethos.flower_fleet import Endpoint, FleetConnection
-from fedethos.flower_superlink import SuperLinkClient, bundle_of
+from fedethos.flower_superlink import _ACTS_ON, SuperLinkClient, bundle_of, superlink_app
 from fedethos.server.registry import synchronise
 from fedethos.server.server_app import BUNDLE
 from fedethos.server.superlink import SuperLink, free_port
@@ -147,3 +148,19 @@ def test_a_site_with_another_ca_does_not_talk_to_it(running, tmp_path, stop):
     context = ssl.create_default_context(cadata=make_authority("a stranger", days=1.0).pem.decode())
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"https://{server.document.address}/health", verify=context)
+
+
+def test_flower_has_the_middleware_that_is_kept_off_other_paths(tmp_path):
+    """What is not named there acts on every path."""
+    names = [one.cls.__name__ for one in superlink_app(str(tmp_path / "superlink.sqlite"), "secret", 1).user_middleware]  # as wrapped here
+    flowers = [one.cls.__name__ for one in create_app().user_middleware]
+    assert len(names) == len(flowers) and names.count("_OnPath") == 7
+    assert {name for name in flowers if name.startswith(tuple(_ACTS_ON))} == {
+        "ControlSensitiveResponseMiddleware",
+        "ControlAuthenticationMiddleware",
+        "ControlLicenseMiddleware",
+        "ControlEventLogMiddleware",
+        "RuntimeTracingMiddleware",
+        "NodeAuthMiddleware",
+        "FleetEventLogMiddleware",
+    }
