@@ -246,7 +246,7 @@ class FleetConnection:
 
         try:
             root, names = _content_of(tree)
-            contents = translated(lambda wanted: pull_objects(wanted, pull_checked), [*names, tree.object_id])
+            contents = translated(lambda wanted: pull_objects(wanted, pull_checked, initial_backoff=_QUICK_POLL), [*names, tree.object_id])
             return with_content(announced, rebuild_from_wire(contents, root))
         except (UnusableError, UnexpectedObjectContentError, ObjectPullError, KeyError, TypeError, ValueError, RecursionError):
             return unreadable(announced)
