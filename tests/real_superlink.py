@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -36,6 +36,7 @@ class SuperLink:
     state: LinkState
     run_id: int
     token: str  # the ServerApp's
+    asked: dict[str, Message] = field(default_factory=dict)
 
     def register(self, key: ec.EllipticCurvePrivateKey) -> int:
         """What `flwr supernode register` does."""
@@ -52,6 +53,16 @@ class SuperLink:
         identify_process(self.run_id)
         message = Message(content, node_id, message_type)
         with_message_id(message, message.object_id)
+        self.asked[message.metadata.message_id] = message
+        return self._push(message)
+
+    def ask_again(self, asked: str) -> str:
+        """The very same message once more, under its own id, which no honest coordinator does."""
+        self.state.delete_messages({asked})
+        self.asked[asked].metadata.delivered_at = ""
+        return self._push(self.asked[asked])
+
+    def _push(self, message: Message) -> str:
         objects = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
         session = self.state.start_session(self.run_id)
         stored, missing = self.state.store_message_and_object_tree(message, get_object_tree(message), session)

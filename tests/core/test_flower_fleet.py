@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from tests.connect_proxy import connect_proxy
 from tests.real_superlink import SuperLink, certificate_authority, running_superlink
 
 from fedethos.errors import FedethosError
@@ -176,6 +177,26 @@ def test_the_environment_names_no_proxy(superlink, key, monkeypatch) -> None:
     with connection(superlink, key, proxy="http://127.0.0.1:9") as fleet:  # the site document does
         fleet.receive(plenty)
         assert fleet.problem is not None and fleet.problem.code == "NET-541"
+
+
+def test_everything_goes_through_the_proxy_of_the_site_document_and_it_sees_nothing(superlink, key) -> None:
+    node_id = superlink.register(key)
+    with connect_proxy() as proxy, connection(superlink, key, proxy=proxy.url) as fleet:
+        fleet.receive(plenty)
+        asked = superlink.ask(node_id, "train", content())
+        message = fleet.receive(plenty)
+        assert message is not None and fleet.problem is None
+        fleet.send(Message(content(4), reply_to=message))
+        assert len(superlink.state.get_message_res({asked}, superlink.run_id)) == 1
+    assert set(proxy.asked) == {f"CONNECT {superlink.address} HTTP/1.1"}
+    passed = b"".join(proxy.seen)
+    assert len(passed) > 10_000 and b"/v1/fleet" not in passed and b"NUMPY" not in passed  # TLS from end to end
+
+
+def test_a_proxy_that_lets_nobody_through_is_named_and_tried_again(superlink, key) -> None:
+    with connect_proxy(refuse=True) as proxy, connection(superlink, key, proxy=proxy.url) as fleet:
+        assert fleet.receive(plenty) is None and fleet.problem is not None and fleet.problem.code == "NET-541"
+        assert "ProxyError" in str(fleet.problem) and fleet.pause <= 1.0
 
 
 def test_too_large_a_message_comes_without_content_and_can_be_answered(superlink, key) -> None:

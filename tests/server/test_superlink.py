@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from datetime import UTC, date, datetime, timedelta
 
@@ -59,6 +60,19 @@ def test_a_registered_node_gets_the_id_that_the_coordinator_wrote_down(running, 
     folder, server, _ = running
     known = _register(running)
     assert _connect(folder, "north", server.document.address, stop) == (known["north"].node_id, None)
+
+
+@pytest.mark.parametrize(("hours", "word"), [(-1.0, "behind"), (1.0, "ahead of")])
+def test_a_node_whose_clock_is_off_is_refused_through_the_gateway_and_told_by_how_much(running, stop, monkeypatch, hours, word):
+    folder, server, _ = running
+    _register(running)
+    real = datetime.now(UTC)
+    monkeypatch.setattr("flwr.supernode.node_auth_http_interceptor.now", lambda: real + timedelta(hours=hours))
+    monkeypatch.setattr("fedethos.flower_fleet_client.time.time", (real + timedelta(hours=hours)).timestamp)
+    node_id, problem = _connect(folder, "north", server.document.address, stop)
+    assert node_id is None and problem.code == "NET-544"
+    told = re.search(rf"(\d+) s {word} the coordinator's", str(problem))
+    assert told is not None and int(told[1]) == pytest.approx(3600, abs=60)
 
 
 def test_registering_again_changes_nothing(running):
