@@ -60,7 +60,7 @@ def same_records(job: Job, other: Job) -> bool:
 
 def _read_from(job: Job) -> tuple[object, ...]:
     terms = job.fairness.identity_terms if job.fairness.augment == "counterfactual" else None
-    return job.data, _kept_column(job), job.fairness.augment, terms
+    return job.data, _kept_column(job), job.fairness.augment, terms, job.scenarios
 
 
 def _kept_column(job: Job) -> str | None:
