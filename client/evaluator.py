@@ -63,11 +63,11 @@ def tabulate(scores: npt.NDArray[np.float64], examples: Examples, job: Job) -> T
     labels = len(job.data.label.values)
     counted = examples.counted
     scores, label = scores[counted], examples.label[counted]
-    if not job.attributes:
+    if not job.counted:
         return {OVERALL: histogram(scores, label, np.zeros(len(label), dtype=np.int64), groups=1, labels=labels)}
     return {
         attribute: histogram(scores, label, examples.groups[attribute][counted], groups=len(categories) + 1, labels=labels)
-        for attribute, categories in job.attributes.items()
+        for attribute, categories in job.counted.items()
     }
 
 
@@ -102,5 +102,5 @@ def tabulate_decisions(decision: npt.NDArray[np.int64], decisions: int, examples
         cell = (group * labels + label) * decisions + decision
         return np.bincount(cell, minlength=groups * labels * decisions).reshape(groups, labels, decisions).astype(np.int64)
 
-    tables = {attribute: table(examples.groups[attribute][counted], len(names) + 1) for attribute, names in job.attributes.items()}
+    tables = {attribute: table(examples.groups[attribute][counted], len(names) + 1) for attribute, names in job.counted.items()}
     return tables or {OVERALL: table(np.zeros(len(label), dtype=np.int64), 1)}

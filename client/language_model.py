@@ -38,7 +38,7 @@ from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 from fedethos.fairness.losses import example_loss
 from fedethos.job import Job
-from fedethos.models.adapter import attach_lora, save_adapter
+from fedethos.models.adapter import attach_lora, recompute_activations, save_adapter
 from fedethos.models.assets import resolve
 from fedethos.models.core import put_core_between
 from fedethos.models.language import AnswerScores, LanguageModel, score_answers, without_adapter
@@ -73,6 +73,8 @@ def language_model(job: Job, *, base: Path) -> Task:
     adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa", causal=True)
     if job.aggregation == "fedsb":
         put_core_between(adapted, seed=job.simulation.seed)
+    if job.training.gradient_checkpointing:
+        recompute_activations(adapted)
     if not job.model.load_in_4bit:  # is where it was loaded
         adapted.to(training_device())
     tokenize = tokenize_for(loaded.tokenizer, template=template, chat=job.data.messages is not None, end=job.task != "multiple-choice")

@@ -26,6 +26,7 @@ from fedethos.privacy.counts import CountPlan, plan_counts
 from fedethos.privacy.events import TRAIN, Allotment
 from fedethos.privacy.ledger import quote
 from fedethos.privacy.ledger_state import LedgerState
+from fedethos.scenario_words import filter_words
 from fedethos.site import SiteDocument
 from fedethos.wording import personal_words
 
@@ -156,7 +157,7 @@ def _counts(job: Job, plan: CountPlan) -> Leaving:
         attribute=job.fairness_attribute if group_cuts else None,
         group_cuts=group_cuts,
     )
-    shapes = layout.shapes(job.attributes, len(job.data.label.values))
+    shapes = layout.shapes(job.counted, len(job.data.label.values))
     return Leaving(
         what=f"counts of {plan.population} people{', personal adapter' if plan.personal else ''}, with noise",
         contents=tuple(
@@ -169,7 +170,7 @@ def _counts(job: Job, plan: CountPlan) -> Leaving:
 
 
 def _exact_counts(job: Job) -> list[Leaving]:
-    shapes, personal = table_shapes(job.attributes, len(job.data.label.values)), job.training.personal
+    shapes, personal = table_shapes(job.counted, len(job.data.label.values)), job.training.personal
     counted = [("validation people", job.federation.rounds + 3), ("test people", 2)]
     if personal is not None and personal.release_counts:
         counted += [("validation people, personal adapter", 1), ("test people, personal adapter", 1)]
@@ -192,6 +193,7 @@ def _reads(job: Job) -> tuple[tuple[str, str], ...]:
         ("label", f"{data.label.column}: {', '.join(data.label.values)}"),
         ("model reads", ", ".join(data.features) if data.features else text),
         ("groups", "; ".join(f"{name}: {', '.join(values)}" for name, values in data.sensitive.items()) or "none"),
+        *(("scenario", f"{one.name}: {filter_words(one)}; counted on test people") for one in job.scenarios),
         ("person", data.person_id or "no column: each record counts as a person of its own"),
         (
             "split",

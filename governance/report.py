@@ -32,6 +32,7 @@ from fedethos.personal_view import side_by_side
 from fedethos.records import FairnessReport, GroupRule, Manifest, PrivacyReport, Round
 from fedethos.result import Attribute, GapName, Interval, MetricName, Result, in_declared_order
 from fedethos.runfolder import RunFolder
+from fedethos.scenario_words import EXACT, HEAD, rows
 from fedethos.storage import write_atomically
 from fedethos.suite_record import SuitesReport
 from fedethos.suite_words import BASIS
@@ -146,6 +147,7 @@ def report_html(documents: Documents) -> str:
         flips=None if documents.flips is None else flips_table(documents.flips),
         suites=[] if documents.suites is None else suite_tables(documents.suites),
         suites_basis=BASIS,
+        scenarios=_scenarios_table(result),
         personal=_personal_table(documents),
         personal_note=personal_words(documents.job),
         metrics_chart=metrics_chart(drawn),
@@ -237,6 +239,13 @@ def _gaps_table(attributes: Mapping[str, Attribute], tolerance: float) -> Table:
             )
             rows.append((name, label, interval(item), note))
     return Table(("By", "Measure", "Value (95 % interval)", "Note"), tuple(rows))
+
+
+def _scenarios_table(result: Result) -> Table | None:
+    found = tuple(rows(result))
+    if not found:
+        return None
+    return Table(HEAD if len(found[0]) == len(HEAD) else (*HEAD, EXACT), found)
 
 
 def _personal_table(documents: Documents) -> Table | None:

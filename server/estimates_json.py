@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from fedethos.fairness.classes import ClassSummary
 from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.scenarios import outcome
 from fedethos.fairness.summary import Summary
+from fedethos.job import Job
 from fedethos.server.measure import METRICS
 from fedethos.storage import JsonValue
 
@@ -70,3 +72,23 @@ def classes_json(classes: ClassSummary | None, shown: Callable[[Estimate], JsonV
         for attribute, gaps in classes.gaps.items()
     }
     return {"worst_class_recall": shown(classes.worst_class_recall), "labels": labels, "fairness": fairness}
+
+
+def scenarios_json(summary: Summary, job: Job) -> dict[str, JsonValue]:
+    """``scenarios`` of a result: each metric with its limit, and whether it holds."""
+    found: dict[str, JsonValue] = {}
+    for asked in job.scenarios:
+        one = outcome(asked, summary.slices[asked.table])
+        found[asked.name] = {
+            "metric": asked.metric,
+            "count": count_json(one.people),
+            "value": interval_json(one.value),
+            "at_most": asked.limit,
+            "holds": one.holds,
+        }
+    return found
+
+
+def exact_scenarios_json(summary: Summary, job: Job) -> dict[str, JsonValue]:
+    """The metrics of the job's scenarios as plain numbers, which only a simulation has."""
+    return {asked.name: outcome(asked, summary.slices[asked.table]).value.value for asked in job.scenarios}

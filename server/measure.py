@@ -138,7 +138,7 @@ class ReleaseBySites:
         return ReleaseBySites(replace(self.everybody, personal=True))
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
-        shapes = layout.shapes(self.everybody.job.attributes, len(self.everybody.job.data.label.values))
+        shapes = layout.shapes(self.everybody.job.counted, len(self.everybody.job.data.label.values))
 
         def check(site: Site, reply: EvaluateReply) -> None:
             check_counts_statement(reply, self.everybody.job)
@@ -177,7 +177,7 @@ def exact_layout(job: Job) -> Layout:
 def shapes_of(job: Job, layout: Layout) -> Mapping[str, tuple[int, ...]]:
     """Shapes of the tables that every site is asked for."""
     labels = len(job.data.label.values)
-    return layout.shapes(job.attributes, labels) if layout.wanted else table_shapes(job.attributes, labels)
+    return layout.shapes(job.counted, labels) if layout.wanted else table_shapes(job.counted, labels)
 
 
 def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: bool = True) -> Summary:
@@ -189,6 +189,7 @@ def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: 
         measurement.tables,
         edge=None if SCORES in measurement.tables else edge,
         categories=job.attributes,
+        slices=job.slices,
         label_values=job.data.label.values,
         favorable=job.data.label.favorable,
         min_group_size=job.privacy.metrics.min_group_size if withhold else 1,

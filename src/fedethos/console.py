@@ -12,6 +12,7 @@ from fedethos.personal_view import side_by_side
 from fedethos.records import FairnessReport, PrivacyReport
 from fedethos.result import GapName, MetricName, Personal, Result, in_declared_order
 from fedethos.runfolder import RunFolder
+from fedethos.scenario_words import HEAD, rows
 from fedethos.wording import (
     cautions,
     difference,
@@ -66,6 +67,9 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
         console.print(_personal_table(result, result.personal, job.attributes))
         console.print(Text(personal_words(job)))
         console.print()
+    if result.scenarios:
+        console.print(_scenarios_table(result))
+        console.print()
     console.print(_privacy_table(result, privacy))
     console.print()
     sent, received = size(result.communication.bytes_up), size(result.communication.bytes_down)
@@ -109,6 +113,15 @@ def _personal_table(result: Result, personal: Personal, declared: Mapping[str, S
         table.add_column(heading)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _scenarios_table(result: Result) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in HEAD:
+        table.add_column(heading)
+    for row in rows(result):
+        table.add_row(*(Text(cell) for cell in row[: len(HEAD)]))
     return table
 
 

@@ -24,6 +24,7 @@ from fedethos.job_language import LANGUAGE_TASKS, LanguageTask, check_language
 from fedethos.job_losses import WEIGHING_LOSSES, check_loss
 from fedethos.job_personal import Personal, check_personal
 from fedethos.job_privacy import Privacy
+from fedethos.job_scenarios import MATCHING, MOST, OTHERS, RecordScenario, check_scenarios
 from fedethos.job_simulation import Simulation
 from fedethos.job_strategy import check_strategy, steers_cells
 from fedethos.section import PositiveFloat, Section
@@ -143,6 +144,9 @@ class Job(Section):
     federation: Federation = Field(default_factory=Federation)
     robustness: Robustness = Field(default_factory=Robustness)
     policy: Policy | None = Field(None, description="Needed for what a job may not do by default, such as group-specific thresholds.")
+    scenarios: list[RecordScenario] = Field(
+        default_factory=list, max_length=MOST, description="Test records that every site counts apart, each with a metric and its limit."
+    )
     simulation: Simulation = Field(default_factory=Simulation)
 
     @model_validator(mode="after")
@@ -232,6 +236,11 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _scenarios_can_be_counted(self) -> Job:
+        check_scenarios(self)
+        return self
+
+    @model_validator(mode="after")
     def _several_labels_have_no_threshold(self) -> Job:
         if self.data.label.multiclass and self.fairness.thresholds != "fixed":
             raise PydanticCustomError(
@@ -311,6 +320,16 @@ class Job(Section):
     def attributes(self) -> dict[str, list[str]]:
         """Everything that is measured by group: ``data.sensitive``, then ``fairness.intersections``; groups without ``unknown``."""
         return self.data.sensitive | crossed_categories(self.data.sensitive, self.fairness.intersections)
+
+    @property
+    def slices(self) -> dict[str, list[str]]:
+        """The count tables of ``scenarios``, with their groups."""
+        return {one.table: [MATCHING, OTHERS] for one in self.scenarios}
+
+    @property
+    def counted(self) -> dict[str, list[str]]:
+        """Every table that a site counts by group: ``attributes``, then ``slices``."""
+        return self.attributes | self.slices
 
     @property
     def fairness_attribute(self) -> str | None:

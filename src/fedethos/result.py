@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fedethos.job_scenarios import RecordMetric
+
 Basis = Literal["released", "unprotected", "oracle"]
 Count = Annotated[int, Field(ge=0)]
 MetricName = Literal["accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy"]
@@ -190,6 +192,18 @@ class Oracle(Record):
     baseline: OracleMetrics
     people: People
     classes: OracleClasses | None
+    scenarios: dict[str, float | None]
+
+
+class ScenarioResult(Record):
+    """One of the job's scenarios on the test people. ``count`` who match its filter, null where they are withheld; ``holds`` null where
+    the metric is not measurable, which is no pass."""
+
+    metric: RecordMetric
+    count: int | None
+    value: Interval
+    at_most: float
+    holds: bool | None
 
 
 class SitePrivacy(Record):
@@ -228,6 +242,7 @@ class Result(Record):
     fairness: dict[str, Attribute]
     classes: Classes | None  # null for two labels
     personal: Personal | None  # null without training.personal
+    scenarios: dict[str, ScenarioResult]  # empty where nothing was counted, or the job has none
     privacy: PrivacySummary
     communication: Communication
     aggregation_error: float
