@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from fedethos.aggregation import HEAD_CENTER
 from fedethos.job import Job
 from fedethos.messages import Arrays, SplitName
 from fedethos.privacy.accounting import ACCOUNTANT
@@ -190,11 +191,11 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": ending.secure_rng,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": _statement(job) if private else NO_PRIVACY,
+        "statement": _statement(job, centered=HEAD_CENTER in ending.initial) if private else NO_PRIVACY,
     }
 
 
-def _statement(job: Job) -> str:
+def _statement(job: Job, *, centered: bool) -> str:
     personal = "" if job.training.personal is None else PERSONAL_INSIDE if job.personal_is_charged else PERSONAL_OUTSIDE
-    center = CENTER_INSIDE * job.center_head
+    center = CENTER_INSIDE * centered
     return COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") + center + personal

@@ -30,6 +30,7 @@ from fedethos.job_strategy import check_strategy, steers_cells
 from fedethos.section import PositiveFloat, Section
 
 _WARMUP_ROUNDS, _ROUNDS_WITH_WARMUP = 2, 5  # measured in docs/benchmarks.md, "Small data"
+_FEW_UNITS = 1_000  # of a site: the centre was measured at 500
 LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
 
 
@@ -100,9 +101,10 @@ class Training(Section):
         "auto",
         description="In so many first rounds the classification head trains alone. auto: two, if a private job has five rounds or more.",
     )
-    center_head: Literal["on", "off"] = Field(
-        "off",
-        description="on: subtract a mean of what the classification head reads, which each site releases once and pays for with training.",
+    center_head: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="on: subtract a mean of what the classification head reads, which each site releases once and pays for with training. "
+        "auto: where the head warms up and every site declares at most 1,000 training units.",
     )
     iterate_average: Literal["none", "tail", "ema"] = Field(
         "none",
@@ -389,8 +391,12 @@ class Job(Section):
 
     @property
     def center_head(self) -> bool:
-        """Whether the head's input is centred."""
-        return self.training.center_head == "on"
+        """Whether the head's input is centred, with ``auto`` resolved; under ``auto`` a model whose head does not allow it goes without."""
+        if self.training.center_head != "auto":
+            return self.training.center_head == "on"
+        sizes = [plan.declared_size for plan in self.federation.sites.values()]
+        few = bool(sizes) and all(size is not None and size <= _FEW_UNITS for size in sizes)
+        return few and self.head_warmup_rounds > 0 and self.privacy.mode != "none"
 
     @property
     def rows_per_unit(self) -> int:
