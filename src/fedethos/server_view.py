@@ -121,7 +121,7 @@ def _run(run: _Run, online: Mapping[str, bool]) -> list[Text | Table]:
         parts.append(Text(f"  round {refusal.round}: {refusal.site} refused with {refusal.code}{incident}", style="yellow"))
     for site, code in run.quarantined.items():
         parts.append(
-            Text(f"  {site} is quarantined: refused again and again, at last with {code}. It is not asked again in this run", style="red")
+            Text(f"  {site} is quarantined after too many refusals, the last with {code}: not asked again in this run", style="red")
         )
     if run.problem is not None:
         parts.append(

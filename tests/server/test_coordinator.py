@@ -12,6 +12,7 @@ import pytest
 from fedethos import flower_grid
 from fedethos.certificates import make_authority, make_server_certificate
 from fedethos.cli import run as fedethos
+from fedethos.client.registry import prepare_task
 from fedethos.errors import FedethosError
 from fedethos.flower import identify_process
 from fedethos.job import Job
@@ -63,7 +64,7 @@ def test_a_lost_superlink_does_not_end_a_run_and_a_bug_does(places, tmp_path, mo
     monkeypatch.setattr(grid, "push_messages", lambda messages: (_ for _ in ()).throw(failure))
     monkeypatch.setattr(grid, "get_nodes", lambda: [])
     with pytest.raises(FedethosError, match="RUN-973" if ended else "NET-518"):
-        run_deployed(grid, run=entry.run, job_sha256=entry.job_sha256, attempt=0, quarantine_after=None)
+        run_deployed(grid, prepare_task, run=entry.run, job_sha256=entry.job_sha256, attempt=0, quarantine_after=None)
     assert read_live(places.live(entry.run)).ended is ended
 
 

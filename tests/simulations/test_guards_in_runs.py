@@ -42,7 +42,7 @@ RUNS: dict[str, dict[str, object]] = {
     "personal": {"training": {"personal": {}}},
     "personal-counts": {"training": {"personal": {"release_counts": True}}},
     "open-personal-counts": {"privacy": OPEN, "training": {"personal": {"release_counts": True}}},
-    "center": {"training": {"center_head": True}},
+    "center": {"training": {"center_head": "on"}},
     "open": {"privacy": OPEN, "fairness": {"strategy": "controller", "every": 1}},
 }
 
