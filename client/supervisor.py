@@ -61,6 +61,7 @@ class Supervisor:
         self._kind: str | None = None
         self._answered = self._refused = 0
         self._told: str | None = None  # why the coordinator refused our last reply
+        self._quarantined = False  # whether it asks us no more in the run of the last request
 
     def run(self) -> None:
         """Answer until ``stop``.
@@ -165,11 +166,14 @@ class Supervisor:
         self._listen(request)
 
     def _listen(self, request: Request) -> None:
-        """What a request says about this site: its last reply was refused, or the coordinator runs another version."""
+        """What a request says about this site: its last reply was refused, it is asked no more, the coordinator runs another version."""
         if request.refused is not None and request.refused != self._told:
             log.warning("the coordinator refused this site's last reply", extra={**self._about(), "code": request.refused})
             self._say(f"{self._name}: the coordinator refused the last reply: {request.refused} (docs/errors.md says why)")
-        self._told = request.refused
+        self._told, self._quarantined = request.refused, request.quarantined
+        if request.quarantined:
+            log.warning("the coordinator asks this site no more in this run", extra=self._about())
+            self._say(f"{self._name}: too many replies were refused, and the coordinator asks this site no more in run {request.run}")
         if request.fedethos not in (None, fedethos.__version__):
             log.warning("the coordinator runs another version", extra={**self._about(), "version": request.fedethos})
             self._say(
@@ -212,6 +216,7 @@ class Supervisor:
             "answered": self._answered,
             "refused": self._refused,
             "told": self._told,
+            "quarantined": self._quarantined,
             "worker": self._worker.pid,
         }
 

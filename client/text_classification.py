@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from peft import PeftModel
 
 from fedethos.client.examples import HiddenInputs, Inputs, TokenInputs
+from fedethos.client.frozen_prefix import caches_prefix
 from fedethos.client.model import NodeModel, training_device
 from fedethos.client.task import Task
 from fedethos.data.records import Records
@@ -37,7 +37,7 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
         recompute_activations(adapted)
     adapted.to(training_device())
     center = center_head(adapted) if job.center_head else None
-    cached = _caches_prefix(job, adapted)
+    cached = caches_prefix(job, adapted)
 
     def inputs(records: Records) -> Inputs:
         table = tokenize(records.text, loaded.tokenizer, job.model.max_length)
@@ -63,19 +63,3 @@ def _check_length(job: Job, longest: int) -> None:
             where="model.max_length",
             fix="Lower it.",
         )
-
-
-def _caches_prefix(job: Job, model: PeftModel) -> bool:
-    """Whether layers below the first adapter are computed once a record (``training.cache_frozen_prefix``)."""
-    wish = job.training.cache_frozen_prefix
-    if wish == "off":
-        return False
-    possible = prefix.tail_start(model) > 0
-    if wish == "on" and not possible:
-        raise FedethosError(
-            "MODEL-420",
-            "training.cache_frozen_prefix is on, but no whole layer lies below the first adapter.",
-            where="lora.layers_to_transform",
-            fix="Adapt upper layers only, or set training.cache_frozen_prefix to auto.",
-        )
-    return possible

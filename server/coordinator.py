@@ -212,12 +212,12 @@ class Coordinator:
 
     def _close(self, entry: Entry, status: Status) -> None:
         entry.status, entry.flower_run = status, None
-        self._queue.save(entry)
         facts: dict[str, JsonValue] = {"run": entry.run}
         if entry.problem is not None:
             facts["code"] = entry.problem.code
         _log.info("a run ended", extra=facts)
         self._tell(f"run-{status}", facts)
+        self._queue.save(entry)  # last: on a full disk people have to hear of it all the same
 
     # --- the control socket ---
 
@@ -289,6 +289,7 @@ class Coordinator:
             "sites": {name: live.sites.get(name, "") if going else "" for name in entry.sites},
             "min_sites": entry.min_sites,
             "refusals": [refused.model_dump() for refused in live.refusals],
+            "quarantined": live.quarantined,
             "starts": entry.starts,
             "problem": entry.problem.model_dump() if entry.problem else None,
         }

@@ -47,11 +47,12 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str, attempt: int, quarant
         try:
             if job.sha256 != job_sha256:
                 raise FedethosError("RUN-972", "The run folder holds another job than was submitted.", where=str(folder.path))
+            live.remember(folder.read_rounds())
             if not folder.result.exists():
                 with _coordination(run, folder, live, json.loads(places.sites.read_bytes())) as plan:
                     coordinate(checked(grid), replace(plan, attempt=attempt, quarantine_after=quarantine_after))
         except FedethosError as refusal:
-            live.end(Problem.of(refusal))
+            live.end(_problem(run, refusal))
             raise
         except LOST_SUPERLINK as failure:  # no end of the run: the coordinator brings both back
             incident = record(failure)
@@ -62,6 +63,14 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str, attempt: int, quarant
             live.end(Problem.of(bug))
             raise bug from None
         live.end()
+
+
+def _problem(run: str, refusal: FedethosError) -> Problem:
+    """What the operator is told. A simulation is resumed by another command than a deployed run."""
+    problem = Problem.of(refusal)
+    if refusal.code == "RUN-904":
+        return problem.model_copy(update={"fix": f"Free some space, then: fedethos server resume {run}"})
+    return problem
 
 
 @contextmanager

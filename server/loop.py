@@ -250,7 +250,7 @@ def _close_round(
         "bytes_down": bytes_down,
         "aggregation_error": state.memory.aggregation_error,
         **(weights.as_json(plan.job) if weights else {}),
-        "quarantined": [site.name for site in plan.sites.values() if roster.standings.is_quarantined(site.name)],
+        "quarantined": [{"site": name, "code": code} for name, code in roster.standings.quarantined.items()],
         "refusals": [{"site": refusal.site, "code": refusal.code, "incident": refusal.incident} for refusal in outcome.refusals],
     }
     plan.folder.append_round(record)

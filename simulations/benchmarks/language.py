@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PeftModel
 
-from fedethos.client.language_model import language_model
+from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.data.prompts import PromptTable
 from fedethos.documents import load_job
@@ -36,6 +37,7 @@ JOBS = Path(__file__).parents[1] / "jobs"
 TABLE = Path("data/bbq.jsonl")
 _REPEATS = 3
 _OPTIONS = 3
+_EVERYWHERE = ["federation.aggregation=fedavg", "lora.r=8", "lora.target_modules=all-linear", "lora.layers_to_transform=null"]
 _OPEN = ["privacy.mode=none", "privacy.epsilon=null"]
 
 Step = Callable[[], object]
@@ -45,9 +47,11 @@ def rows() -> list[Row]:
     """Every figure of this part."""
     torch.set_num_threads(1)
     fetch("smollm2", say=lambda line: print(line, file=sys.stderr))
-    job = load_job(JOBS / "bbq-smollm2.yaml", ["federation.aggregation=fedavg"])
-    task = language_model(job, base=JOBS)
-    return [private_step(task), scoring(task), a_round(task, job), *(learning() if TABLE.is_file() else [])]
+    job = load_job(JOBS / "bbq-smollm2.yaml", _EVERYWHERE)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as resources:
+        task = prepare_task(job, base=JOBS, scratch=Path(scratch), resources=resources)
+        found = [private_step(task), scoring(task), a_round(task, job)]
+    return [*found, *(learning() if TABLE.is_file() else [])]
 
 
 def private_step(task: Task) -> Row:

@@ -235,13 +235,18 @@ def main() -> None:
     """Tune, run, print the table. Runs that already stand in ``--out`` are not repeated."""
     parser = argparse.ArgumentParser(prog="python -m fedethos.simulations.benchmarks.small_data", description=__doc__)
     parser.add_argument("--pairs", type=int, default=10, help="fresh seeds")
+    parser.add_argument("--seed-start", type=int, default=1, help="first fresh seed")
     parser.add_argument("--out", type=Path, default=Path("build/small-data.jsonl"), help="one line a run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     grid = [(variant, epsilon, scale) for epsilon in EPSILONS for variant in VARIANTS for scale in SCALES]
     scales = best_scales([outcome for seed in TUNING_SEEDS for outcome in _completed(seed, grid, arguments.out)])
     chosen = [(variant, epsilon, scales[variant.name, epsilon]) for epsilon in EPSILONS for variant in VARIANTS]
-    found = [outcome for seed in range(1, arguments.pairs + 1) for outcome in _completed(seed, chosen, arguments.out)]
+    found = [
+        outcome
+        for seed in range(arguments.seed_start, arguments.seed_start + arguments.pairs)
+        for outcome in _completed(seed, chosen, arguments.out)
+    ]
     print(*table(found), sep="\n")
 
 

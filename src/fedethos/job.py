@@ -348,12 +348,16 @@ class Job(Section):
         return self.privacy.mode != "none" and self.training.personal is not None and self.training.personal.release_counts
 
     @property
+    def steps_in_round(self) -> int:
+        """Steps that a site computes in a round: of the global adapter, and of its personal one."""
+        training = self.training
+        own = 0 if training.personal is None else training.personal.local_steps or training.local_steps
+        return training.local_steps + own
+
+    @property
     def charged_steps(self) -> int:
         """Private steps that a site is charged for in a round: of the global adapter, and of its personal one if that has noise."""
-        training = self.training
-        if training.personal is None or not self.personal_is_charged:
-            return training.local_steps
-        return training.local_steps + (training.personal.local_steps or training.local_steps)
+        return self.steps_in_round if self.personal_is_charged else self.training.local_steps
 
     @property
     def steering_rounds(self) -> range:

@@ -94,7 +94,6 @@ def _set_for_nothing(job: Job) -> list[str]:
         "training.head_warmup_rounds": training.head_warmup_rounds not in ("auto", 0),
         "training.center_head": job.center_head,
         "training.head_learning_rate": training.head_learning_rate is not None,
-        "training.cache_frozen_prefix": training.cache_frozen_prefix == "on",
         "training.dpo_beta": task != "preference" and training.dpo_beta != type(training).model_fields["dpo_beta"].default,
         "data.choice_style": task != "multiple-choice" and job.data.choice_style != "text",
         "fairness.augment": job.fairness.augment != "none",

@@ -52,6 +52,7 @@ class _Run(_Part):
     sites: dict[str, str]
     min_sites: int
     refusals: list[_Refusal]
+    quarantined: dict[str, str]
     starts: int
     folder: str
     problem: _Problem | None
@@ -118,6 +119,10 @@ def _run(run: _Run, online: Mapping[str, bool]) -> list[Text | Table]:
     for refusal in run.refusals[-_SHOWN_REFUSALS:]:
         incident = f" (incident {refusal.incident})" if refusal.incident else ""
         parts.append(Text(f"  round {refusal.round}: {refusal.site} refused with {refusal.code}{incident}", style="yellow"))
+    for site, code in run.quarantined.items():
+        parts.append(
+            Text(f"  {site} is quarantined: refused again and again, at last with {code}. It is not asked again in this run", style="red")
+        )
     if run.problem is not None:
         parts.append(
             Text(f"  {run.problem.code} {run.problem.what} {run.problem.fix}", style="red" if run.status == "failed" else "yellow")

@@ -22,7 +22,4 @@ def stack() -> Iterator[Stack]:
             made.until(lambda: sum(site["online"] for site in made.status()["sites"]) == len(SITES))
             yield made
         finally:
-            for process in made.processes.values():
-                process.terminate()
-            for process in made.processes.values():
-                process.wait(60)
+            made.close()

@@ -99,7 +99,6 @@ def test_what_cannot_be_learnt_from_is_refused(code: str, table: dict[str, list[
         ("CFG-411", "causal-lm", {"data": {"label": {"column": "right", "values": ["first", "second"], "favorable": "first"}}}),
         ("CFG-412", "preference", {"fairness": {"thresholds": "pooled"}}),
         ("CFG-413", "causal-lm", {"training": {"dpo_beta": 0.2}}),
-        ("CFG-413", "multiple-choice", {"training": {"cache_frozen_prefix": "on"}}),
         ("CFG-413", "preference", {"fairness": {"loss": "focal"}}),
         ("CFG-414", "multiple-choice", {"data": {"choices": {"first": "{a}", "second": "{b}"}}}),
         ("CFG-415", "multiple-choice", {"data": {"label": {"column": "right", "values": ["first"], "favorable": "first"}}}),
