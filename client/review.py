@@ -19,6 +19,7 @@ from fedethos.code_identity import code_sha256
 from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import table_shapes
 from fedethos.fairness.layout import DEFAULT_CUTS, FINE, Layout
+from fedethos.fairness.responses import known_cuts
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.privacy.composition import epsilon
@@ -152,7 +153,7 @@ def _leaving(job: Job, facts: ModelFacts) -> tuple[Leaving, ...]:
 def _counts(job: Job, plan: CountPlan) -> Leaving:
     group_cuts = DEFAULT_CUTS if "group-scores" in plan.parts else None
     layout = Layout(
-        cuts=None if "scores" not in plan.parts else FINE if plan.population == "validation" else DEFAULT_CUTS,
+        cuts=None if "scores" not in plan.parts else FINE if plan.population == "validation" else known_cuts(job),
         edge=FIXED_EDGE if "groups" in plan.parts else None,
         attribute=job.fairness_attribute if group_cuts else None,
         group_cuts=group_cuts,

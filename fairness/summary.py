@@ -23,8 +23,9 @@ from fedethos.fairness.estimates import (
     worst_group_estimate,
 )
 from fedethos.fairness.histograms import BINS, OVERALL, IntArray, Tables, confusion
-from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.intervals import UNDEFINED, Estimate
 from fedethos.fairness.layout import FINE, SCORES, Layout
+from fedethos.fairness.responses import response_perplexity
 from fedethos.fairness.suppression import withheld, withheld_combinations
 from fedethos.fairness.verdict import Verdict, judge
 from fedethos.intersections import parts_of
@@ -110,6 +111,7 @@ def summarise(
     slices: Mapping[str, Sequence[str]] | None = None,
     noise_variance: float = 0.0,
     exact_auc: float | None = None,
+    responses: bool = False,
 ) -> Summary:
     """Every metric of the pooled ``tables``, with 95 % intervals.
 
@@ -136,6 +138,8 @@ def summarise(
         Variance of the privacy noise in one cell of the pooled tables; 0 for exact counts.
     exact_auc : float, optional
         AUC of the unbinned scores, where the caller knows it.
+    responses : bool
+        The score table is of response losses (``responses.py``): ``metrics`` has ``response_perplexity`` too, and no AUC.
 
     Raises
     ------
@@ -167,7 +171,8 @@ def summarise(
     return Summary(
         metrics=(macro_estimates(all_classes, everyone.accuracy) if all_classes else overall_estimates(everyone))
         | {
-            "roc_auc": _auc(tables[SCORES], positive, noise_variance, exact_auc),
+            "roc_auc": UNDEFINED if responses else _auc(tables[SCORES], positive, noise_variance, exact_auc),
+            **({"response_perplexity": response_perplexity(tables[SCORES][0], noise_variance=noise_variance)} if responses else {}),
             "worst_group_accuracy": worst_group_estimate(compared, tolerance=tolerance),
         },
         fairness={name: summaries[name] for name in categories},

@@ -13,6 +13,7 @@ from fedethos.server.measure import METRICS
 from fedethos.storage import JsonValue
 
 _NOTHING: dict[str, JsonValue] = {"value": None, "low": None, "high": None, "abstained": True}
+_NO_RESPONSES: dict[str, JsonValue] = {"response_perplexity": None}  # of tasks that write none
 
 
 def interval_json(estimate: Estimate) -> dict[str, JsonValue]:
@@ -33,12 +34,12 @@ def summary_json(summary: Summary) -> dict[str, dict[str, JsonValue]]:
             for group, rates in one.groups.items()
         }
         fairness[attribute] = {name: interval_json(gap) for name, gap in one.gaps.items()} | {"groups": groups}
-    return {"metrics": {name: interval_json(metric) for name, metric in summary.metrics.items()}, "fairness": fairness}
+    return {"metrics": _NO_RESPONSES | {name: interval_json(metric) for name, metric in summary.metrics.items()}, "fairness": fairness}
 
 
 def without_counts() -> dict[str, dict[str, JsonValue]]:
     """``metrics`` and ``fairness`` where no site sent a count."""
-    return {"metrics": dict.fromkeys(METRICS, _NOTHING), "fairness": {}}
+    return {"metrics": _NO_RESPONSES | dict.fromkeys(METRICS, _NOTHING), "fairness": {}}
 
 
 def exact_json(summary: Summary) -> dict[str, dict[str, JsonValue]]:
@@ -50,7 +51,12 @@ def exact_json(summary: Summary) -> dict[str, dict[str, JsonValue]]:
             for group, rates in one.groups.items()
         }
         fairness[attribute] = {name: gap.value for name, gap in one.gaps.items()} | {"groups": groups}
-    return {"metrics": {name: metric.value for name, metric in summary.metrics.items()}, "fairness": fairness}
+    return {"metrics": exact_metrics_json(summary), "fairness": fairness}
+
+
+def exact_metrics_json(summary: Summary) -> dict[str, JsonValue]:
+    """``metrics`` alone, as plain numbers."""
+    return _NO_RESPONSES | {name: metric.value for name, metric in summary.metrics.items()}
 
 
 def classes_json(classes: ClassSummary | None, shown: Callable[[Estimate], JsonValue] = interval_json) -> dict[str, JsonValue] | None:

@@ -170,8 +170,8 @@ def noisy_edge(validation: Tables, job: Job) -> int | None:
 
 
 def exact_layout(job: Job) -> Layout:
-    """What is asked for where counts may be exact: full histograms; with more than two labels counts by predicted label."""
-    return Layout(FINE, FIXED_EDGE) if job.data.label.multiclass else WHOLE
+    """What is asked for where counts may be exact: full histograms, unless these do not tell what is predicted, or how likely it was."""
+    return Layout(FINE, FIXED_EDGE) if job.data.label.multiclass or job.counts_responses else WHOLE
 
 
 def shapes_of(job: Job, layout: Layout) -> Mapping[str, tuple[int, ...]]:
@@ -196,6 +196,7 @@ def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: 
         tolerance=job.privacy.metrics.tolerance,
         noise_variance=measurement.noise_variance,
         exact_auc=measurement.exact_auc,
+        responses=job.counts_responses,
     )
 
 

@@ -14,7 +14,15 @@ from fedethos.privacy.plan import plan_training
 from fedethos.privacy.planner import training_noise
 from fedethos.runfolder import RunFolder
 from fedethos.server.decision import threshold_json
-from fedethos.server.estimates_json import classes_json, exact_json, exact_scenarios_json, scenarios_json, summary_json, without_counts
+from fedethos.server.estimates_json import (
+    classes_json,
+    exact_json,
+    exact_metrics_json,
+    exact_scenarios_json,
+    scenarios_json,
+    summary_json,
+    without_counts,
+)
 from fedethos.server.figures import Figures, exact_figures, released_figures
 from fedethos.server.measure import ExactMeasure, Measure, ReleaseBySites
 from fedethos.server.personal import measure_personal
@@ -121,7 +129,7 @@ def _oracle(figures: Figures, people: Mapping[SplitName, int], job: Job) -> dict
         **exact_json(figures.final),
         "scenarios": exact_scenarios_json(figures.final, job),
         "classes": classes_json(figures.final.classes, lambda one: one.value),
-        "baseline": {name: metric.value for name, metric in figures.baseline.metrics.items()} if figures.baseline else {},
+        "baseline": exact_metrics_json(figures.baseline) if figures.baseline else {},
         "people": {split: count for split, count in people.items()},  # noqa: C416 - widens the key type
     }
 

@@ -375,6 +375,11 @@ class Job(Section):
         return self.task in LANGUAGE_TASKS
 
     @property
+    def counts_responses(self) -> bool:
+        """Whether the score table holds the losses of responses in the place of scores of a label (``fairness/responses.py``)."""
+        return self.task == "causal-lm"
+
+    @property
     def unit(self) -> Literal["person", "record"]:
         """The unit of privacy, with ``auto`` resolved."""
         if self.privacy.unit == "auto":

@@ -55,6 +55,7 @@ class Metrics(Record):
     f1: Interval
     roc_auc: Interval
     worst_group_accuracy: Interval
+    response_perplexity: Interval | None = None  # of causal-lm, else null
 
     def of(self, name: MetricName) -> Interval:
         value: Interval = getattr(self, name)
@@ -119,6 +120,7 @@ class OracleMetrics(Record):
     f1: float | None
     roc_auc: float | None
     worst_group_accuracy: float | None
+    response_perplexity: float | None = None
 
 
 class OracleGroup(Record):
@@ -246,6 +248,13 @@ class Result(Record):
     privacy: PrivacySummary
     communication: Communication
     aggregation_error: float
+
+    @property
+    def base_response_perplexity(self) -> float | None:
+        """That of the untrained base model, as ``base_value``."""
+        if isinstance(self.baseline, Metrics):
+            return self.baseline.response_perplexity.value if self.baseline.response_perplexity else None
+        return self.oracle.baseline.response_perplexity if self.basis == "oracle" and self.oracle is not None else None
 
     def base_value(self, name: MetricName) -> float | None:
         """The untrained base model's value on the same people, exact or released as ``basis`` says; None if it was not released."""

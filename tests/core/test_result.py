@@ -13,7 +13,7 @@ KEYS = {
 }  # fmt: skip
 VALUE = {"value": 0.5, "low": 0.4, "high": 0.6, "abstained": False}
 WITHHELD = {"value": None, "low": None, "high": None, "abstained": True}
-METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy")
+METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy", "response_perplexity")
 GAPS = ("demographic_parity_difference", "demographic_parity_ratio", "equalized_odds_difference", "equal_opportunity_difference")
 GROUP = {"count": 20} | dict.fromkeys(("selection_rate", "tpr", "fpr", "accuracy"), VALUE)
 ATTRIBUTE = dict.fromkeys(GAPS, VALUE) | {"groups": {"Female": GROUP, "Male": GROUP, "unknown": {**GROUP, "count": None, "tpr": WITHHELD}}}
