@@ -18,6 +18,7 @@ the same model with its adapter switched off, computed once a record.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from fedethos.client.examples import Indices, Inputs
+from fedethos.client.frozen_prefix import caches_prefix
 from fedethos.client.model import NodeModel, training_device
 from fedethos.client.task import Task
 from fedethos.client.writer import TextWriter
@@ -38,11 +40,13 @@ from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 from fedethos.fairness.losses import example_loss
 from fedethos.job import Job
-from fedethos.models.adapter import attach_lora, save_adapter
+from fedethos.models.adapter import attach_lora, recompute_activations, save_adapter
 from fedethos.models.assets import resolve
 from fedethos.models.core import put_core_between
+from fedethos.models.cut import causal_tail
 from fedethos.models.language import AnswerScores, LanguageModel, score_answers, without_adapter
 from fedethos.models.language_base import load_language_base
+from fedethos.models.language_prefix import CachedPrompts, cache_prompts
 from fedethos.privacy.self_check import SyntheticLoss
 
 Outputs = Callable[[AnswerScores, Tensor | None], Tensor]
@@ -52,9 +56,10 @@ _TOKENS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class PromptInputs:
-    """``reference`` float32[n, k]: log-likelihoods under the base model, where the task compares with it."""
+    """``table``: tokens, or hidden states. ``reference`` float32[n, k]: log-likelihoods under the base model, where the task compares
+    with it."""
 
-    table: PromptTable
+    table: PromptTable | CachedPrompts
     reference: Tensor | None = None
 
     @property
@@ -66,15 +71,19 @@ class PromptInputs:
         return batch if self.reference is None else batch | {"reference": self.reference[torch.from_numpy(indices)]}
 
 
-def language_model(job: Job, *, base: Path) -> Task:
-    """Load the base model of ``job``, attach its adapter, and tokenise prompts and answers. See ``prepare_task``."""
+def language_model(job: Job, *, base: Path, scratch: Path, resources: ExitStack) -> Task:
+    """Load the base model of ``job``, attach its adapter, tokenise prompts and answers or cache what lies below it. See
+    ``prepare_task``."""
     loaded = load_language_base(resolve(job.model.path, base=base), job.model)
     template = uses_chat_template(job, loaded.tokenizer)
     adapted = attach_lora(loaded.model, job.lora, seed=job.simulation.seed, freeze_a=job.aggregation == "ffa", causal=True)
     if job.aggregation == "fedsb":
         put_core_between(adapted, seed=job.simulation.seed)
+    if job.training.gradient_checkpointing:
+        recompute_activations(adapted)
     if not job.model.load_in_4bit:  # is where it was loaded
         adapted.to(training_device())
+    cached = caches_prefix(job, adapted)
     tokenize = tokenize_for(loaded.tokenizer, template=template, chat=job.data.messages is not None, end=job.task != "multiple-choice")
     outputs = outputs_of(job)
 
@@ -82,9 +91,16 @@ def language_model(job: Job, *, base: Path) -> Task:
         table = tokenize_prompts(
             records.text, records.answers, tokenize, pad_token_id=int(loaded.tokenizer.pad_token_id), max_length=job.model.max_length
         )
-        return PromptInputs(table, reference_of(adapted, table) if job.task == "preference" else None)
+        reference = reference_of(adapted, table) if job.task == "preference" else None
+        if not cached:
+            return PromptInputs(table, reference)
+        prompts = cache_prompts(adapted, table, folder=scratch, dtype=np.dtype(job.training.cache_dtype))
+        resources.enter_context(prompts.hidden)
+        return PromptInputs(prompts, reference)
 
-    model = NodeModel(adapted, LanguageModel(adapted, outputs), loaded.sha256, classes_of(job))
+    forward = LanguageModel(causal_tail(adapted) if cached else adapted, outputs)
+    nats = _nats if job.counts_responses else None
+    model = NodeModel(adapted, forward, loaded.sha256, classes_of(job), response_nats=nats)
     return Task(
         model=model,
         inputs=inputs,
@@ -113,6 +129,11 @@ def _response(scores: AnswerScores, reference: Tensor | None) -> Tensor:
 def _greedy(outputs: Tensor) -> Tensor:
     """The response against anything else that greedy decoding could write, by the margin of its weakest token."""
     return torch.stack([outputs[:, 1], torch.zeros_like(outputs[:, 1])], dim=1)
+
+
+def _nats(outputs: Tensor) -> Tensor:
+    """Per token of the response, float32[b]."""
+    return -outputs[:, 0]
 
 
 def _options(scores: AnswerScores, reference: Tensor | None) -> Tensor:

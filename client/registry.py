@@ -25,5 +25,5 @@ def prepare_task(job: Job, *, base: Path, scratch: Path, resources: ExitStack) -
     if job.task == "tabular-classification":
         return tabular_classification(job)
     if job.is_language:
-        return language_model(job, base=base)
+        return language_model(job, base=base, scratch=scratch, resources=resources)
     return text_classification(job, base=base, scratch=scratch, resources=resources)

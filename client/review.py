@@ -19,6 +19,7 @@ from fedethos.code_identity import code_sha256
 from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import table_shapes
 from fedethos.fairness.layout import DEFAULT_CUTS, FINE, Layout
+from fedethos.fairness.responses import known_cuts
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.privacy.composition import epsilon
@@ -26,6 +27,7 @@ from fedethos.privacy.counts import CountPlan, plan_counts
 from fedethos.privacy.events import TRAIN, Allotment
 from fedethos.privacy.ledger import quote
 from fedethos.privacy.ledger_state import LedgerState
+from fedethos.scenario_words import filter_words
 from fedethos.site import SiteDocument
 from fedethos.wording import personal_words
 
@@ -151,12 +153,12 @@ def _leaving(job: Job, facts: ModelFacts) -> tuple[Leaving, ...]:
 def _counts(job: Job, plan: CountPlan) -> Leaving:
     group_cuts = DEFAULT_CUTS if "group-scores" in plan.parts else None
     layout = Layout(
-        cuts=None if "scores" not in plan.parts else FINE if plan.population == "validation" else DEFAULT_CUTS,
+        cuts=None if "scores" not in plan.parts else FINE if plan.population == "validation" else known_cuts(job),
         edge=FIXED_EDGE if "groups" in plan.parts else None,
         attribute=job.fairness_attribute if group_cuts else None,
         group_cuts=group_cuts,
     )
-    shapes = layout.shapes(job.attributes, len(job.data.label.values))
+    shapes = layout.shapes(job.counted, len(job.data.label.values))
     return Leaving(
         what=f"counts of {plan.population} people{', personal adapter' if plan.personal else ''}, with noise",
         contents=tuple(
@@ -169,7 +171,7 @@ def _counts(job: Job, plan: CountPlan) -> Leaving:
 
 
 def _exact_counts(job: Job) -> list[Leaving]:
-    shapes, personal = table_shapes(job.attributes, len(job.data.label.values)), job.training.personal
+    shapes, personal = table_shapes(job.counted, len(job.data.label.values)), job.training.personal
     counted = [("validation people", job.federation.rounds + 3), ("test people", 2)]
     if personal is not None and personal.release_counts:
         counted += [("validation people, personal adapter", 1), ("test people, personal adapter", 1)]
@@ -192,6 +194,7 @@ def _reads(job: Job) -> tuple[tuple[str, str], ...]:
         ("label", f"{data.label.column}: {', '.join(data.label.values)}"),
         ("model reads", ", ".join(data.features) if data.features else text),
         ("groups", "; ".join(f"{name}: {', '.join(values)}" for name, values in data.sensitive.items()) or "none"),
+        *(("scenario", f"{one.name}: {filter_words(one)}; counted on test people") for one in job.scenarios),
         ("person", data.person_id or "no column: each record counts as a person of its own"),
         (
             "split",

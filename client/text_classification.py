@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 from peft import PeftModel
 
 from fedethos.client.examples import HiddenInputs, Inputs, TokenInputs
+from fedethos.client.frozen_prefix import caches_prefix
 from fedethos.client.model import NodeModel, training_device
 from fedethos.client.task import Task
 from fedethos.data.records import Records
@@ -20,7 +21,7 @@ from fedethos.models.adapter import attach_lora, recompute_activations, save_ada
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
 from fedethos.models.core import put_core_between
-from fedethos.models.head_center import center_head
+from fedethos.models.head_center import HeadCenter, center_head
 from fedethos.privacy.self_check import synthetic_classification
 
 
@@ -36,8 +37,8 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
     if job.training.gradient_checkpointing:
         recompute_activations(adapted)
     adapted.to(training_device())
-    center = center_head(adapted) if job.center_head else None
-    cached = _caches_prefix(job, adapted)
+    center = _center(job, adapted, fresh_head=loaded.fresh_head)
+    cached = caches_prefix(job, adapted)
 
     def inputs(records: Records) -> Inputs:
         table = tokenize(records.text, loaded.tokenizer, job.model.max_length)
@@ -55,6 +56,17 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
     )
 
 
+def _center(job: Job, adapted: PeftModel, *, fresh_head: bool) -> HeadCenter | None:
+    """A head that the base model brings would read other numbers than it was trained on: ``auto`` leaves it alone."""
+    if not job.center_head:
+        return None
+    if job.training.center_head == "on":
+        return center_head(adapted)
+    with suppress(FedethosError):  # the head cannot be centred
+        return center_head(adapted) if fresh_head else None
+    return None
+
+
 def _check_length(job: Job, longest: int) -> None:
     if job.model.max_length > longest:
         raise FedethosError(
@@ -63,19 +75,3 @@ def _check_length(job: Job, longest: int) -> None:
             where="model.max_length",
             fix="Lower it.",
         )
-
-
-def _caches_prefix(job: Job, model: PeftModel) -> bool:
-    """Whether layers below the first adapter are computed once a record (``training.cache_frozen_prefix``)."""
-    wish = job.training.cache_frozen_prefix
-    if wish == "off":
-        return False
-    possible = prefix.tail_start(model) > 0
-    if wish == "on" and not possible:
-        raise FedethosError(
-            "MODEL-420",
-            "training.cache_frozen_prefix is on, but no whole layer lies below the first adapter.",
-            where="lora.layers_to_transform",
-            fix="Adapt upper layers only, or set training.cache_frozen_prefix to auto.",
-        )
-    return possible

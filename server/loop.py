@@ -134,7 +134,7 @@ def _base_model_round(plan: Coordination, roster: Roster, measure: Measure | Non
     """Round 0: before training."""
     began, outcome = time.monotonic(), Exchange()
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
-    if plan.job.center_head:
+    if HEAD_CENTER in plan.initial:
         plan.observer.stage("Asking the sites for the mean of what the head reads")
         state, outcome = with_center(roster, state)
     plan.observer.stage("Measuring the model before training")

@@ -6,9 +6,9 @@ Whatever comes out is exact (basis ``oracle``): only a simulation may look at re
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from fedethos.data.counterfactual import Swaps
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.scenarios import ScenarioOutcome, outcome
 from fedethos.fairness.summary import Summary
 from fedethos.job import Job
 from fedethos.messages import SplitName
@@ -32,6 +33,7 @@ from fedethos.models.residual import beside_idle_adapter
 from fedethos.progress import Observer
 from fedethos.result import Interval
 from fedethos.runfolder import RunFolder
+from fedethos.scenario import load_job_with
 from fedethos.server.measure import describe, exact_layout
 from fedethos.simulations.oracle import exact_measurement
 from fedethos.simulations.virtual_sites import read_records, site_records
@@ -107,6 +109,11 @@ class Evaluation:
     records: int
     summary: Summary
 
+    @property
+    def scenarios(self) -> dict[str, ScenarioOutcome]:
+        """The outcomes of the job's scenarios by name."""
+        return {asked.name: outcome(asked, self.summary.slices[asked.table]) for asked in self.job.scenarios}
+
     def as_json(self) -> dict[str, JsonValue]:
         """``metrics`` and ``fairness`` as in ``result.json``, without the groups."""
         gaps = {attribute: one.gaps for attribute, one in self.summary.fairness.items()}
@@ -116,6 +123,7 @@ class Evaluation:
             "records": self.records,
             "metrics": _documented(self.summary.metrics),
             "fairness": {attribute: _documented(estimates) for attribute, estimates in gaps.items()},
+            "scenarios": {name: {"value": shown(one.value).model_dump(), "holds": one.holds} for name, one in self.scenarios.items()},
         }
 
 
@@ -132,9 +140,14 @@ def _common_threshold(folder: RunFolder) -> int:
     return threshold.edge_index
 
 
-def evaluate_run(folder: RunFolder, split: SplitName, observer: Observer) -> Evaluation:
-    """Metrics on one split of all sites, at the released threshold. Errors as for ``open_released``."""
-    with open_released(folder, observer) as released:
+def evaluate_run(folder: RunFolder, split: SplitName, observer: Observer, scenarios: Sequence[Path] = ()) -> Evaluation:
+    """Metrics on one split of all sites, at the released threshold; ``scenarios``: files of more scenarios than the job's own.
+
+    Errors as for ``open_released`` and ``load_job_with``.
+    """
+    asked = load_job_with(folder.job, (), scenarios)
+    with open_released(folder, observer) as opened:
+        released = replace(opened, job=asked)
         observer.stage("Reading and splitting the records")
         by_site = released.records(split)
         observer.stage(f"Evaluating on the {split} records")

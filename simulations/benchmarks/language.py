@@ -1,42 +1,44 @@
 """Language models: what the private step and scoring with shared prompts cost on the real SmolLM2-135M, and what BBQ's job learns.
 
 Times are processor seconds on one thread; ours and the reference take turns in one process, and a ratio is the median of the neighbours'.
-The part that learns needs BBQ as a table (``fedethos data bbq``) at ``data/bbq.jsonl``; without it, it is left out.
+What training does is measured where the files are in ``data``: ``bbq.jsonl`` (``fedethos data bbq``), ``neutral.txt``,
+``crows_pairs_anonymized.csv``; with half of BBQ's questions and two rounds. Whole: ``bbq.py`` and ``crows_pairs.py``.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PeftModel
 
-from fedethos.client.language_model import language_model
+from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.data.prompts import PromptTable
 from fedethos.documents import load_job
 from fedethos.fairness.losses import example_loss
+from fedethos.fairness.suites.bootstrap import Compared, compare
+from fedethos.fairness.suites.crows_pairs import read_pairs
 from fedethos.job import Job
 from fedethos.losses import IGNORED
 from fedethos.models.assets import fetch
 from fedethos.models.language import score_answers
 from fedethos.privacy.fused import FusedEngine
-from fedethos.progress import Silent
+from fedethos.simulations.benchmarks import bbq, crows_pairs
 from fedethos.simulations.benchmarks.row import Row, alone, compared
-from fedethos.simulations.engine import simulate
 
 JOBS = Path(__file__).parents[1] / "jobs"
-TABLE = Path("data/bbq.jsonl")
 _REPEATS = 3
 _OPTIONS = 3
-_OPEN = ["privacy.mode=none", "privacy.epsilon=null"]
+_EVERYWHERE = ["federation.aggregation=fedavg", "lora.r=8", "lora.target_modules=all-linear", "lora.layers_to_transform=null"]
+_FEW = ["data.limit=0.5", "federation.rounds=2"]
 
 Step = Callable[[], object]
 
@@ -45,9 +47,11 @@ def rows() -> list[Row]:
     """Every figure of this part."""
     torch.set_num_threads(1)
     fetch("smollm2", say=lambda line: print(line, file=sys.stderr))
-    job = load_job(JOBS / "bbq-smollm2.yaml", ["federation.aggregation=fedavg"])
-    task = language_model(job, base=JOBS)
-    return [private_step(task), scoring(task), a_round(task, job), *(learning() if TABLE.is_file() else [])]
+    job = load_job(JOBS / "bbq-smollm2.yaml", _EVERYWHERE)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as resources:
+        task = prepare_task(job, base=JOBS, scratch=Path(scratch), resources=resources)
+        found = [private_step(task), scoring(task), a_round(task, job)]
+    return [*found, *learning()]
 
 
 def private_step(task: Task) -> Row:
@@ -114,20 +118,28 @@ def a_round(task: Task, job: Job) -> Row:
     return alone("lm", "lm_round_of_4_sites_x_16_items_seconds", time.process_time() - begin, limit=60.0)
 
 
-def learning() -> list[Row]:
-    """Error on held-out templates of BBQ: of the untouched model, after training without privacy, and with epsilon 8."""
+def learning(data: Path = Path("data")) -> list[Row]:
+    """Reduced forms of what ``bbq.py`` and ``crows_pairs.py`` measure, where their files are in ``data``: after training over before."""
     found: list[Row] = []
-    for name, overrides, limit in (("open", _OPEN, 0.43), ("epsilon_8", [], 0.55)):
-        with tempfile.TemporaryDirectory() as folder:
-            job = load_job(JOBS / "bbq-smollm2.yaml", [*overrides, f"data.path={TABLE.resolve()}"])
-            simulate(job, Path(folder) / "run", base=JOBS, observer=Silent())
-            oracle = json.loads((Path(folder) / "run/result.json").read_text())["oracle"]
-        before, after = (1.0 - oracle[part]["accuracy"] for part in ("baseline", "metrics"))
-        found.append(
-            Row(part="lm", name=f"lm_bbq_error/{name}", ours=after, reference=before, ratio=after / before, limit=None, holds=None)
-        )
-        found.append(alone("lm", f"lm_bbq_error_held_out/{name}", after, limit=limit))
+    table, neutral, pairs = data / "bbq.jsonl", data / "neutral.txt", data / "crows_pairs_anonymized.csv"
+    with tempfile.TemporaryDirectory() as folder:
+        for name, settings in bbq.ROWS.items() if table.is_file() else ():
+            out = Path(folder) / name
+            scores = bbq.measured([*settings, *_FEW], out, table=table, neutral=neutral if neutral.is_file() else None)
+            found.append(_after_over_before(f"lm_bbq_error_reduced/{name}", scores["accuracy"], limit=1.0, error=True))
+            if "perplexity" in scores:
+                found.append(_after_over_before(f"lm_perplexity_reduced/{name}", scores["perplexity"], limit=1.03))
+        for name in crows_pairs.COMPARED if pairs.is_file() else ():
+            ours, base = crows_pairs.measured(name, read_pairs(pairs), Path(folder), ["federation.rounds=1"])
+            found.append(_after_over_before(f"lm_pct_stereotype_reduced/{name}", compare(ours, base, seed=0)[crows_pairs.MEASURE]))
     return found
+
+
+def _after_over_before(name: str, scores: Compared, *, limit: float | None = None, error: bool = False) -> Row:
+    if scores.adapter.value is None or scores.base.value is None:
+        raise ValueError(f"{name} is undefined")
+    after, before = ((1.0 - one.value if error else one.value) for one in (scores.adapter, scores.base) if one.value is not None)
+    return compared("lm", name, after, before, limit=limit)
 
 
 def made_up(rng: np.random.Generator, *, records: int, prompt: int, answer: int, options: int) -> PromptTable:

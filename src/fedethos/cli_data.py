@@ -19,7 +19,7 @@ def _data() -> None:
 def bbq(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with BBQ's files, such as Age.jsonl.")],
     out: Annotated[Path, typer.Option("--out", help="The table to write.")] = Path("bbq.jsonl"),
-    items: Annotated[int, typer.Option(min=9, help="At most so many items, about as many of each category.")] = 1800,
+    items: Annotated[int, typer.Option(min=9, help="At most so many items, about as many of each category.")] = 1500,
     seed: Annotated[int, typer.Option(help="Chooses the items.")] = 7,
 ) -> None:
     """Write BBQ's items with their options by role (biased, counter, unknown), for bbq-smollm2.yaml."""

@@ -29,6 +29,9 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, inflate_
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from fedethos.flower import with_content
+from fedethos.flower_packing import packed, unpacked
+
 LOST_SUPERLINK = httpx.HTTPError  # what Flower's grid raises while its SuperLink goes or comes back
 
 _MOST_OBJECTS = 100_000
@@ -84,10 +87,12 @@ class CheckedGrid(Grid):
         return [self._pushed(message) for message in messages]
 
     def _pushed(self, message: Message) -> str:
-        sizes = (len(array.data) for record in message.content.array_records.values() for array in record.values())
-        self._most_bytes = max(self._most_bytes, 3 * sum(sizes))
+        content = packed(message.content)
+        self._most_bytes = max(
+            self._most_bytes, 3 * sum(len(array.data) for part in content.array_records.values() for array in part.values())
+        )
         try:
-            return next(iter(self._grid.push_messages([message])), None) or ""
+            return next(iter(self._grid.push_messages([with_content(message, content)])), None) or ""
         except ObjectPushError:  # its site dropped it too early, or the SuperLink came back in between
             return ""
 
@@ -180,4 +185,7 @@ def _read(announced: _Announced, claimed: Metadata) -> Message:
     if (said.reply_to_message_id, said.src_node_id, said.run_id) != (claimed.reply_to_message_id, claimed.src_node_id, claimed.run_id):
         raise _UnusableError
     message.metadata.__dict__["_message_id"] = root
-    return message
+    try:
+        return with_content(message, unpacked(message.content)) if message.has_content() else message
+    except ValueError:
+        raise _UnusableError from None

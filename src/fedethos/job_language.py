@@ -33,9 +33,11 @@ def check_language(job: Job) -> None:
     Raises
     ------
     PydanticCustomError
-        CFG-410 to CFG-414 and CFG-416, see docs/errors.md.
+        CFG-410 to CFG-414, CFG-416 and CFG-420, see docs/errors.md.
     """
     _check_answers(job)
+    if job.simulation.canaries is not None and job.task != "causal-lm":
+        raise PydanticCustomError("CFG-420", "simulation.canaries are secrets that the model learns to write: for causal-lm alone.")
     if (job.data.label.column is None) != (job.task in ("causal-lm", "preference")):
         raise PydanticCustomError(
             "CFG-411",
@@ -92,7 +94,6 @@ def _set_for_nothing(job: Job) -> list[str]:
         "training.head_warmup_rounds": training.head_warmup_rounds not in ("auto", 0),
         "training.center_head": job.center_head,
         "training.head_learning_rate": training.head_learning_rate is not None,
-        "training.cache_frozen_prefix": training.cache_frozen_prefix == "on",
         "training.dpo_beta": task != "preference" and training.dpo_beta != type(training).model_fields["dpo_beta"].default,
         "data.choice_style": task != "multiple-choice" and job.data.choice_style != "text",
         "fairness.augment": job.fairness.augment != "none",

@@ -1,14 +1,15 @@
 """One private step of a language model: bounded by the clipping norm, whatever else is in the batch. Each task, both engines, bfloat16."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fedethos.client.language_model import language_model
 from fedethos.client.node import clipping_engine
+from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.data.answers import Answers
 from fedethos.data.records import Records
@@ -37,8 +38,12 @@ def records(options: int, count: int = 6) -> Records:
     )
 
 
+def prepared(job: Job, base: Path = Path()) -> Task:
+    return prepare_task(job, base=base, scratch=Path(), resources=ExitStack())
+
+
 def shaken(job: Job, base: Path) -> Task:
-    task = language_model(job, base=base)
+    task = prepared(job, base)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in named_adapter_parameters(task.model.model).values():  # type: ignore[arg-type]
@@ -80,7 +85,7 @@ def test_a_record_adds_at_most_the_bound_and_the_same_in_every_batch(task_name: 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_engine_passes_its_self_check(task_name: str, dtype: str, language_job: Writer) -> None:
     job = load_job(language_job(task_name, model={"dtype": dtype}))
-    task = language_model(job, base=Path())
+    task = prepared(job)
     model = task.model
     assert {parameter.dtype for parameter in model.parameters.values()} == {torch.float32}, "adapters are float32"
     frozen = {parameter.dtype for parameter in model.model.parameters() if not parameter.requires_grad}
@@ -98,7 +103,7 @@ def test_a_base_model_of_half_precision_trains(language_job: Writer) -> None:
 def test_the_loss_is_the_response_alone_as_transformers_computes_it(language_job: Writer) -> None:
     """Each record in a batch of its own, with -100 over its prompt: there the library's mean over the batch is the mean over the record."""
     job = load_job(language_job("causal-lm"))
-    task = language_model(job, base=Path())
+    task = prepared(job)
     inputs = task.inputs(records(1))
     with torch.no_grad():
         outputs = task.model.outputs(inputs.batch(np.arange(6)))
@@ -113,17 +118,17 @@ def test_the_loss_is_the_response_alone_as_transformers_computes_it(language_job
 def test_four_bits_need_a_gpu_and_templates_must_exist(language_job: Writer, tmp_path: Path, tiny_language_base: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(FedethosError, match="MODEL-485"):
-            language_model(load_job(language_job("causal-lm", model={"load_in_4bit": True})), base=Path())
+            prepared(load_job(language_job("causal-lm", model={"load_in_4bit": True})))
     with pytest.raises(FedethosError, match="MODEL-421"):
-        language_model(load_job(language_job("causal-lm", model={"max_length": 512})), base=Path())
+        prepared(load_job(language_job("causal-lm", model={"max_length": 512})))
     bare = tmp_path / "bare"
     bare.mkdir()
     for file in tiny_language_base.iterdir():
         if file.name != "chat_template.jinja":
             (bare / file.name).write_bytes(file.read_bytes())
     with pytest.raises(FedethosError, match="MODEL-481"):
-        language_model(load_job(language_job("causal-lm", model={"path": str(bare), "chat_template": "on"})), base=Path())
+        prepared(load_job(language_job("causal-lm", model={"path": str(bare), "chat_template": "on"})))
     settings = bare / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace('"eos_token"', '"other"').replace('"pad_token"', '"more"'))
     with pytest.raises(FedethosError, match="DATA-141"):
-        language_model(load_job(language_job("causal-lm", model={"path": str(bare)})), base=Path())
+        prepared(load_job(language_job("causal-lm", model={"path": str(bare)})))

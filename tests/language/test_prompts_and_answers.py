@@ -99,7 +99,6 @@ def test_what_cannot_be_learnt_from_is_refused(code: str, table: dict[str, list[
         ("CFG-411", "causal-lm", {"data": {"label": {"column": "right", "values": ["first", "second"], "favorable": "first"}}}),
         ("CFG-412", "preference", {"fairness": {"thresholds": "pooled"}}),
         ("CFG-413", "causal-lm", {"training": {"dpo_beta": 0.2}}),
-        ("CFG-413", "multiple-choice", {"training": {"cache_frozen_prefix": "on"}}),
         ("CFG-413", "preference", {"fairness": {"loss": "focal"}}),
         ("CFG-414", "multiple-choice", {"data": {"choices": {"first": "{a}", "second": "{b}"}}}),
         ("CFG-415", "multiple-choice", {"data": {"label": {"column": "right", "values": ["first"], "favorable": "first"}}}),
@@ -173,3 +172,21 @@ def test_a_chat_has_nothing_to_swap() -> None:
     chat = pd.DataFrame({"chat": ['[{"role": "user", "content": "He?"}, {"role": "assistant", "content": "She."}]']}, dtype=object)
     with pytest.raises(FedethosError, match="DATA-187"):
         apply_contract(chat, Data.model_validate({"path": "x.jsonl", "messages": "chat"}), swaps={"sex": None})
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% if messages[0].content %}{{ raise_exception('no') }}{% endif %}", "{% for m in messages|reverse %}{{ m.content }}{% endfor %}"],
+)
+def test_a_template_that_cannot_write_an_answer_behind_its_prompt_is_refused(tiny_language_base: Path, template: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_base)
+    tokenizer.chat_template = template
+    with pytest.raises(FedethosError, match="MODEL-482"):
+        ChatTemplate(tokenizer, end=True, chat=False)("Who?", ("the nurse",))
+
+
+def test_a_tokenizer_without_an_end_cannot_teach_where_an_answer_ends(tiny_language_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_base)
+    tokenizer.eos_token = None
+    with pytest.raises(FedethosError, match="MODEL-483"):
+        PlainText(tokenizer, end=True)("Who?", ("the nurse",))

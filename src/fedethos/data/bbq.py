@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fedethos.errors import FedethosError
 
@@ -49,7 +51,11 @@ class _Line(BaseModel):
 
 @dataclass(frozen=True)
 class BbqItem:
-    """``template`` names the hand-written question that an item was filled from: items of one template belong to one split."""
+    """``template`` names the hand-written question that an item was filled from: items of one template belong to one split.
+
+    Templates that share a question ("Who was the secretary?" is asked about groups and about first names) are one, named after the first:
+    else a model would be tested on questions that it was trained on. Of 275, 228 are left.
+    """
 
     category: str
     template: str
@@ -73,7 +79,16 @@ def read_bbq(folder: Path) -> list[BbqItem]:
     items = [item for file in files for item in _items(file)]
     if not items:
         raise _no_bbq(folder, "The folder holds no BBQ file.")
-    return items
+    return _with_shared_templates(items)
+
+
+def _with_shared_templates(items: list[BbqItem]) -> list[BbqItem]:
+    templates, template = np.unique([item.template for item in items], return_inverse=True)
+    questions, question = np.unique([item.question for item in items], return_inverse=True)
+    edges = coo_array((np.ones(len(items)), (template, len(templates) + question)), shape=(len(templates) + len(questions),) * 2)
+    part = connected_components(edges, directed=False)[1][: len(templates)]
+    first = [str(templates[np.argmax(part == one)]) for one in part]
+    return [replace(item, template=first[place]) for item, place in zip(items, template, strict=True)]
 
 
 def write_table(items: list[BbqItem], path: Path, *, count: int, seed: int) -> int:

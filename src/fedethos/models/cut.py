@@ -57,7 +57,10 @@ def tail_start(model: PeftModel) -> int:
 
 
 class FrozenPrefix(nn.Module):
-    """Embeddings and the layers below the first adapter: (input_ids, attention_mask), int64[b, t], to hidden states float32[b, t, h]."""
+    """Embeddings and the layers below the first adapter: (input_ids, attention_mask), int64[b, t], to hidden states float32[b, t, h].
+
+    ``positions``: ``position_ids`` of a decoder whose rows are no plain text (``fedethos.data.prompts``).
+    """
 
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
@@ -66,8 +69,8 @@ class FrozenPrefix(nn.Module):
         body = _with(body, layout.layers, _layers(body, layout)[:start])
         self.body = _with(body, layout.after, nn.Identity()) if layout.after else body
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden: Tensor = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **positions: Tensor) -> Tensor:
+        hidden: Tensor = self.body(input_ids=input_ids, attention_mask=attention_mask, **positions).last_hidden_state
         return hidden
 
 
@@ -83,6 +86,16 @@ def tail(model: PeftModel) -> nn.Module:
     rest = _with(classifier, f"{prefix}.{layout.layers}", _narrowed(layers) if layout.narrows and len(layers) else layers)
     rest = _with(rest, f"{prefix}.{layout.embeddings}", _PassThrough())
     return _LastTokenTail(rest.get_submodule(prefix), rest.get_submodule("score")) if layout.pools_last else _FirstTokenTail(rest)
+
+
+def causal_tail(model: PeftModel) -> PreTrainedModel:
+    """The rest of a language model, which takes ``inputs_embeds`` in place of ``input_ids``. It shares all parameters with ``model``.
+
+    MODEL-461 where there is nothing to cut.
+    """
+    layout, start = _require_cut(model)
+    causal = model.get_base_model()
+    return cast(PreTrainedModel, _with(causal, f"{causal.base_model_prefix}.{layout.layers}", _layers(_body(model), layout)[start:]))
 
 
 def _narrowed(layers: nn.ModuleList) -> nn.ModuleList:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedethos.errors import FedethosError
+from fedethos.token_loss import token_cross_entropy
 
 ABSENT = -1e9
 """Score of an option that a record does not have. Finite, so that differences of two stay a number."""
 
-_TARGETS_AT_ONCE = 2048  # answers' tokens whose logits over the vocabulary are in memory together
+_TARGETS_AT_ONCE = 512  # answers' tokens whose logits over the vocabulary are in memory together; training holds fewer (token_loss.py)
 
 
 @dataclass(frozen=True)
@@ -44,28 +45,31 @@ class AnswerScores:
 def score_answers(
     model: PeftModel | PreTrainedModel,
     *,
-    input_ids: Tensor,
     position_ids: Tensor,
     attention_mask: Tensor,
     source: Tensor,
     target: Tensor,
     slot: Tensor,
     answer_tokens: Tensor,
+    **tokens: Tensor,
 ) -> AnswerScores:
-    """Score the answers of a batch; shapes as in ``PromptTable.batch``."""
+    """Score the answers of a batch; shapes as in ``PromptTable.batch``. ``tokens``: ``input_ids``, or ``inputs_embeds`` where the layers
+    below were computed before (``language_prefix.py``)."""
     causal: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
-    mask = _additive(attention_mask, causal) if attention_mask.dim() == 4 else attention_mask
-    hidden = causal.base_model(input_ids=input_ids, position_ids=position_ids, attention_mask=mask, use_cache=False).last_hidden_state
+    mask = additive_mask(attention_mask, causal)
+    hidden = causal.base_model(position_ids=position_ids, attention_mask=mask, use_cache=False, **tokens).last_hidden_state
     hidden = hidden.reshape(-1, hidden.shape[-1])
     output_layer = causal.get_output_embeddings()
     sums = hidden.new_zeros(answer_tokens.numel(), dtype=torch.float32)
+    if torch.is_grad_enabled():
+        sums = sums.index_add(0, slot, -token_cross_entropy(hidden[source], output_layer, target))
+        return AnswerScores(sums.view_as(answer_tokens), answer_tokens, torch.zeros_like(sums).view_as(answer_tokens))
     margins = torch.full_like(sums, torch.inf)
     for start in range(0, len(source), _TARGETS_AT_ONCE):
         part = slice(start, start + _TARGETS_AT_ONCE)
         logits = output_layer(hidden[source[part]]).float()
         sums = sums.index_add(0, slot[part], -F.cross_entropy(logits, target[part], reduction="none"))
-        if not torch.is_grad_enabled():
-            margins.scatter_reduce_(0, slot[part], _margin(logits, target[part]), "amin")
+        margins.scatter_reduce_(0, slot[part], _margin(logits, target[part]), "amin")
     margins = torch.where(margins.isfinite(), margins, 0.0)
     return AnswerScores(sums.view_as(answer_tokens), answer_tokens, margins.view_as(answer_tokens))
 
@@ -75,8 +79,10 @@ def _margin(logits: Tensor, target: Tensor) -> Tensor:
     return own[:, 0] - logits.scatter(1, target[:, None], -torch.inf).amax(dim=1)
 
 
-def _additive(visible: Tensor, model: PreTrainedModel) -> Tensor:
-    """The mask as numbers to add to attention scores: every attention implementation takes it."""
+def additive_mask(visible: Tensor, model: PreTrainedModel) -> Tensor:
+    """A mask bool[b, 1, t, t] as numbers to add to attention scores, which every attention implementation takes; int64[b, t] stays."""
+    if visible.dim() == 2:
+        return visible
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
 
@@ -88,7 +94,7 @@ class LanguageModel(nn.Module):
     log-likelihoods, where the batch brings them.
     """
 
-    def __init__(self, model: PeftModel, outputs: Callable[[AnswerScores, Tensor | None], Tensor]) -> None:
+    def __init__(self, model: PeftModel | PreTrainedModel, outputs: Callable[[AnswerScores, Tensor | None], Tensor]) -> None:
         super().__init__()
         self.model = model
         self._outputs = outputs

@@ -86,19 +86,13 @@ def build_cache(
     """
     prefix = FrozenPrefix(model).eval()
     size = int(table.offsets[-1])
-    hidden = _private_file(folder, size * model.config.hidden_size, _DTYPES[np.dtype(dtype)]).view(size, model.config.hidden_size)
+    hidden = hidden_file(folder, size, model.config.hidden_size, dtype)
     with torch.inference_mode():
         _require_same(model, prefix, table)
         for indices in _batches(table.lengths, batch_tokens):
             input_ids, mask = table.batch(indices)
             states = prefix(input_ids.to(model.device), mask.to(model.device)).to(hidden)
-            if not torch.isfinite(states[mask.bool()]).all():
-                raise FedethosError(
-                    "MODEL-463",
-                    f"Hidden states are not finite in {np.dtype(dtype)}.",
-                    where="training.cache_dtype",
-                    fix="Write cache_dtype: float32; if it is that already, write cache_frozen_prefix: off.",
-                )
+            require_finite(states[mask.bool()])
             for row, index in zip(states, indices, strict=True):
                 begin, end = table.offsets[index], table.offsets[index + 1]
                 hidden[begin:end] = row[: end - begin]
@@ -125,6 +119,22 @@ def _require_same(model: PeftModel, prefix: FrozenPrefix, table: TokenTable) -> 
     whole = model(input_ids=input_ids, attention_mask=mask).logits
     cut = tail(model)(inputs_embeds=prefix(input_ids, mask), attention_mask=mask)
     model.train(was_training)
+    require_same(whole, cut)
+
+
+def require_finite(states: Tensor) -> None:
+    """MODEL-463 for hidden states with a NaN or an infinity."""
+    if not torch.isfinite(states).all():
+        raise FedethosError(
+            "MODEL-463",
+            f"Hidden states are not finite in {str(states.dtype).removeprefix('torch.')}.",
+            where="training.cache_dtype",
+            fix="Write cache_dtype: float32; if it is that already, write cache_frozen_prefix: off.",
+        )
+
+
+def require_same(whole: Tensor, cut: Tensor) -> None:
+    """MODEL-464 when the cut model's outputs are not those of the whole one."""
     if not torch.allclose(whole, cut, rtol=1e-3, atol=1e-4):
         raise FedethosError(
             "MODEL-464",
@@ -132,6 +142,11 @@ def _require_same(model: PeftModel, prefix: FrozenPrefix, table: TokenTable) -> 
             where="training.cache_frozen_prefix",
             fix="Write cache_frozen_prefix: off, and report the model's architecture.",
         )
+
+
+def hidden_file(folder: Path, tokens: int, width: int, dtype: npt.DTypeLike) -> Tensor:
+    """Zeros [tokens, width] in a private temporary file. MODEL-462 when the disk is too full."""
+    return _private_file(folder, tokens * width, _DTYPES[np.dtype(dtype)]).view(tokens, width)
 
 
 def _private_file(folder: Path, count: int, dtype: torch.dtype) -> Tensor:
