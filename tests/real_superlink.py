@@ -23,6 +23,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink.main import create_app
 
 from fedethos.flower import identify_process, with_message_id
+from fedethos.flower_packing import unpacked
 
 FEDERATION = "@none/default"
 
@@ -84,7 +85,7 @@ class SuperLink:
                 self._collect(root, contents)
                 message = inflate_object_from_contents(root, contents)
                 assert isinstance(message, Message)
-                return message.content
+                return unpacked(message.content)
             time.sleep(0.05)
         return None
 

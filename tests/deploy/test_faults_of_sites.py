@@ -67,7 +67,7 @@ def test_a_slow_site_is_waited_for(stack):
 
 def test_a_site_that_comes_late_is_set_up_and_takes_part(stack):
     assert stack.stop("west") == 0
-    path = stack.write_job(job_of("late", rounds=4, privacy=SEEDED, federation=SHORT))
+    path = stack.write_job(job_of("late", rounds=10, privacy=SEEDED, federation=SHORT))
     stack.approve(path)
     run = stack.submit(path)
     try:
