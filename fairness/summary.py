@@ -148,6 +148,8 @@ def summarise(
     """
     positive, several = label_values.index(favorable), len(label_values) > 2
     if edge is not None:
+        if responses:
+            raise ValueError("full histograms do not tell how likely responses were")
         if noise_variance > 0.0:
             raise FedethosError("AGG-736", "Full histograms were given as noisy ones.", why="Their intervals would be too narrow.")
         tables = Layout(FINE, edge).tables(tables)

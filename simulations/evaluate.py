@@ -26,6 +26,7 @@ from fedethos.errors import FedethosError
 from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.scenarios import ScenarioOutcome, outcome
 from fedethos.fairness.summary import Summary
+from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.messages import SplitName
 from fedethos.models.adapter_files import read_tensors
@@ -85,8 +86,24 @@ def open_released(folder: RunFolder, observer: Observer) -> Iterator[ReleasedMod
         observer.stage("Loading the model")
         task = prepare_task(job, base=base, scratch=Path(scratch), resources=resources)
         require_base(folder, task.model.base_sha256)
-        load_released(folder, task.model, job.aggregation)
+        load_exported(folder.adapter, task.model, job.aggregation)
         yield ReleasedModel(job, base, task, edge)
+
+
+@contextmanager
+def open_exported(adapter: Path, job: Job, base: Path, observer: Observer) -> Iterator[ReleasedModel]:
+    """An exported adapter, without its run, on the base model that ``job`` names here; the threshold is a score of 0.5.
+
+    Raises
+    ------
+    FedethosError
+        As ``open_released``, as far as they are about model and adapter.
+    """
+    with tempfile.TemporaryDirectory(prefix="fedethos-") as scratch, ExitStack() as resources:
+        observer.stage("Loading the model")
+        task = prepare_task(job, base=base, scratch=Path(scratch), resources=resources)
+        load_exported(adapter, task.model, job.aggregation)
+        yield ReleasedModel(job, base, task, FIXED_EDGE)
 
 
 def require_base(folder: RunFolder, sha256: str) -> None:
@@ -167,11 +184,11 @@ def shown(item: Estimate) -> Interval:
     return Interval(value=None if item.abstained else item.value, low=item.low, high=item.high, abstained=item.abstained)
 
 
-def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> None:
-    """Load the exported adapter of a run with aggregation ``rule``. RUN-960 when there is none, SEC-670 to SEC-673 for a bad file."""
-    files = [folder.adapter / name for name in _TENSOR_FILES if (folder.adapter / name).is_file()]
+def load_exported(adapter: Path, model: NodeModel, rule: Aggregation) -> None:
+    """Load what a run with aggregation ``rule`` released. RUN-960 when there is none, SEC-670 to SEC-673 for a bad file."""
+    files = [adapter / name for name in _TENSOR_FILES if (adapter / name).is_file()]
     if len(files) != 1:
-        raise _no_adapter(folder)
+        raise _no_adapter(adapter)
     tensors = read_tensors(files[0])
     if model.center is not None:
         tensors = model.center.unfolded(tensors)
@@ -184,11 +201,11 @@ def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> Non
         model.load(frozen)
 
 
-def _no_adapter(folder: RunFolder) -> FedethosError:
+def _no_adapter(adapter: Path) -> FedethosError:
     return FedethosError(
         "RUN-960",
-        "The run holds no adapter that can be read.",
-        where=str(folder.adapter),
+        "The folder holds no adapter that can be read.",
+        where=str(adapter),
         why="There is no model to evaluate.",
         fix="Let the run finish (`fedethos resume`), or restore its adapter folder.",
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from fedethos.suite_names import SUITES
+from fedethos.cli_suites import Items, Seed, SuiteFiles, named, print_scores, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,14 +41,9 @@ def evaluate(
         str | None, typer.Option(metavar="FILE", help="With --flip: identity terms, a YAML file or builtin:sex; default: the job's.")
     ] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Whose records.")] = "test",
-    suites: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--suite", metavar="NAME=PATH", help=f"A public benchmark of language models: {', '.join(SUITES)}. May be given again."
-        ),
-    ] = None,
-    items: Annotated[int | None, typer.Option(min=10, metavar="N", help="With --suite: at most N items of each; default: all.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="With --suite: of the choice of items and of the intervals.")] = 0,
+    suites: SuiteFiles = None,
+    items: Items = None,
+    seed: Seed = 0,
     scenarios: Annotated[
         list[Path] | None, typer.Option("--scenario", metavar="FILE", help="A scenario that filters records; may be given again.")
     ] = None,
@@ -64,7 +59,7 @@ def evaluate(
         raise typer.BadParameter("--items belongs to --suite.")
     if scenarios and (suites or flip):
         raise typer.BadParameter("--scenario counts records; prompts are asked with --suite scenario=FILE.")
-    chosen = [_named(text) for text in suites or ()]
+    chosen = [named(text) for text in suites or ()]
     from fedethos.runfolder import RunFolder
 
     folder = RunFolder(run)
@@ -96,7 +91,7 @@ def _metrics(folder: RunFolder, split: Literal["train", "validation", "test"], s
     fairness = found.summary.fairness.items()
     estimates = {**found.summary.metrics, **{f"by {name}: {gap}": item for name, one in fairness for gap, item in one.gaps.items()}}
     typer.echo(f"{found.job.name}: {found.records:,} {split} records of all sites")
-    _table([(name, interval(shown(item))) for name, item in estimates.items()])
+    print_table([(name, interval(shown(item))) for name, item in estimates.items()])
     for asked in found.job.scenarios:
         one = found.scenarios[asked.name]
         typer.echo(f"Scenario {asked.name}: {asked.metric} {interval(shown(one.value))}, at most {asked.limit:g}: {SAID[one.holds]}")
@@ -119,7 +114,7 @@ def _flip(folder: RunFolder, question: FlipQuestion, *, as_json: bool) -> None:
     for attribute, one in found.attributes.items():
         typer.echo(f"By {attribute}: {one.swapped:,} of {one.records:,} records read differently")
         if one.swapped:
-            _table(
+            print_table(
                 [("", *FLIPS.values()), *((group, *flip_cells(measures)) for group, measures in {"everybody": one, **one.groups}.items())]
             )
     typer.echo(_MARK)
@@ -135,15 +130,7 @@ def _suites(folder: RunFolder, question: SuiteQuestion, *, as_json: bool) -> Non
     found = _recorded(folder, measured, lambda locked, body: locked.write_suites(body), as_json=as_json)
     if found is None:
         return
-    from fedethos.suite_names import EVERYTHING
-    from fedethos.suite_words import BASIS, HEAD, notes, rows
-
-    for name, scores in found.suites.items():
-        typer.echo(f"{name}: {scores.items:,} items")
-        _table([HEAD, *rows(scores.groups[EVERYTHING])])
-        for note in notes(scores):
-            typer.echo(note)
-    typer.echo(BASIS)
+    print_scores(found.suites)
     typer.echo(f"Written to {folder.suites}, by group too, and the report. Next: open {folder.report}", err=True)
 
 
@@ -166,16 +153,3 @@ def _recorded(
         return found
     typer.echo(json.dumps(body, indent=2))
     return None
-
-
-def _named(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if not equals or name not in SUITES:
-        raise typer.BadParameter(f"--suite takes NAME=PATH with one of {', '.join(SUITES)}.")
-    return name, Path(path)
-
-
-def _table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

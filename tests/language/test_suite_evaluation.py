@@ -43,7 +43,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "question_polarity": "neg" if rng.random() < 0.5 else "nonneg",
                 "context_condition": ("ambig", "disambig")[number % 2],
                 "context": f"Late {number} were {people[0]} and {people[1]}.",
-                "question": "Who was late?",
+                "question": f"Who was late in {category} {number // 2}?",
                 **{f"ans{place}": text for place, text in enumerate([*people, "nobody"])},
                 "answer_info": {f"ans{place}": [text, text.split()[-1]] for place, text in enumerate([*people, "unknown"])},
                 "additional_metadata": {"stereotyped_groups": ["nurse"]},
