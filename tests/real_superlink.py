@@ -5,7 +5,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,19 +61,23 @@ class SuperLink:
         """The very same message once more, under its own id, which no honest coordinator does."""
         self.state.delete_messages({asked})
         self.asked[asked].metadata.delivered_at = ""
-        return self._push(self.asked[asked])
+        message_id, complete = self._push(self.asked[asked])
+        complete()
+        return message_id
 
-    def _push(self, message: Message) -> str:
+    def _push(self, message: Message) -> tuple[str, Callable[[], None]]:
         objects = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
         session = self.state.start_session(self.run_id)
         stored, missing = self.state.store_message_and_object_tree(message, get_object_tree(message), session)
         assert stored
         for name in sorted(missing, key=lambda name: name == message.object_id)[:-1]:
             self.state.store_object(self.run_id, session, name, objects[name])
-        return message.object_id, lambda: self._stored(session, message.object_id, objects)
+        last = [message.object_id] if message.object_id in missing else []
+        return message.object_id, lambda: self._stored(session, last, objects)
 
-    def _stored(self, session: str, name: str, objects: Mapping[str, bytes]) -> None:
-        assert self.state.store_object(self.run_id, session, name, objects[name])
+    def _stored(self, session: str, names: Sequence[str], objects: Mapping[str, bytes]) -> None:
+        for name in names:
+            assert self.state.store_object(self.run_id, session, name, objects[name])
 
     def reply(self, asked: str, *, seconds: float = 240.0) -> RecordDict | None:
         """Wait for the reply to a message; None when none comes."""
