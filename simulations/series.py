@@ -26,7 +26,11 @@ from fedethos.simulations.attacks import Scene
 from fedethos.simulations.engine import run_rounds
 from fedethos.simulations.virtual_sites import Federation, open_federation
 
-_OWN = {"fairness": {"strategy", "constraint", "attribute", "every", "learning_rate", "max_weight"}, "privacy": {"epsilon", "metrics"}}
+_OWN: dict[str, set[str] | bool] = {
+    "fairness": {"strategy", "constraint", "attribute", "every", "learning_rate", "max_weight"},
+    "privacy": {"epsilon", "metrics"},
+    "robustness": True,
+}
 
 
 def simulate_series(jobs: Mapping[Path, Job], *, base: Path, observer: Observer) -> None:
@@ -35,14 +39,14 @@ def simulate_series(jobs: Mapping[Path, Job], *, base: Path, observer: Observer)
     Raises
     ------
     ValueError
-        When the jobs differ in more than the strategy of ``fairness`` and ``privacy.epsilon`` and ``metrics``.
+        When the jobs differ in more than the strategy of ``fairness``, ``robustness``, and ``privacy.epsilon`` and ``metrics``.
     """
     missing = {out: job for out, job in jobs.items() if not RunFolder(out).result.exists()}
     if not missing:
         return
     first, *others = missing.values()
     if any(_shared(job) != _shared(first) for job in others):
-        raise ValueError("jobs of a series differ only in the strategy and in what privacy costs")
+        raise ValueError("jobs of a series differ only in the strategy, in robustness and in what privacy costs")
     quiet_logs()
     with (
         tempfile.TemporaryDirectory(prefix="fedethos-") as scratch,

@@ -41,9 +41,9 @@ OUT = Path("build/bbq")
 TABLE = Path("data/bbq.jsonl")
 LINES = 300  # of neutral text
 _OPEN = (
-    *("privacy.mode=none", "privacy.epsilon=null", "federation.rounds=6"),
-    f"lora={{r: 8, lora_alpha: 16, layers_to_transform: {list(range(15, 30))}}}",
-    "training={local_steps: 8, batch_size: 16, learning_rate: 1.0e-3, micro_batch_tokens: 2048}",
+    *("privacy.mode=none", "privacy.epsilon=null", "federation.rounds=4"),
+    f"lora={{r: 16, lora_alpha: 32, target_modules: [q_proj, v_proj], layers_to_transform: {list(range(18, 30))}}}",
+    "training={local_steps: 8, batch_size: 16, learning_rate: 2.0e-3, micro_batch_tokens: 2048}",
 )
 ROWS: Mapping[str, Sequence[str]] = {"open": _OPEN, "epsilon-8": ()}
 

@@ -1,11 +1,10 @@
 """CrowS-Pairs with a third of the sites stereotyped: what FedAvg lets through, and what robust rules keep out.
 
-    python -m fedethos.simulations.benchmarks.crows_pairs fedavg --data crows_pairs_anonymized.csv
     python -m fedethos.simulations.benchmarks.crows_pairs multi-krum --data crows_pairs_anonymized.csv
 
-Each makes one row of docs/benchmarks.md; the row ``fedavg`` is run first, others are compared with it. The job is ``crows_pairs.yaml``. The
-score is the share of held-out pairs whose more stereotyping sentence is likelier (``fairness/suites/crows_pairs.py``), in per cent; what is
-above 50 is the excess.
+Each makes one row of docs/benchmarks.md, compared with the row ``fedavg``; started again it goes on where it was. The job is
+``crows_pairs.yaml``. The score is the share of held-out pairs whose more stereotyping sentence is likelier
+(``fairness/suites/crows_pairs.py``), in per cent; what is above 50 is the excess.
 """
 
 from __future__ import annotations
@@ -21,22 +20,24 @@ import numpy as np
 import torch
 
 from fedethos.client.scorer import ask, likelihoods
+from fedethos.client.writer import TextWriter
 from fedethos.documents import load_job
+from fedethos.fairness.intervals import Estimate
 from fedethos.fairness.suites.bootstrap import Compared, compare
 from fedethos.fairness.suites.crows_pairs import Pair, read_pairs, tally_pairs
-from fedethos.fairness.suites.suite import Likelihoods, Question, Suite
+from fedethos.fairness.suites.suite import Question, Suite
 from fedethos.fairness.suites.tally import Tally
 from fedethos.models.language import without_adapter
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
-from fedethos.simulations.engine import simulate
 from fedethos.simulations.evaluate import open_released
+from fedethos.simulations.series import simulate_series
 from fedethos.suite_names import EVERYTHING
 
 OUT = Path("build/crows-pairs")
 MEASURE = "pct_stereotype"
 SITES, STEREOTYPED, SEED = 9, 3, 7
-PLAIN = "fedavg"
+PLAIN, BASE = "fedavg", "base"
 ROWS: Mapping[str, Sequence[str]] = {
     PLAIN: [],
     "multi-krum": ["robustness={rule: multi-krum, assumed_attackers: 3}"],
@@ -44,7 +45,6 @@ ROWS: Mapping[str, Sequence[str]] = {
     "trimmed-mean": ["robustness={rule: trimmed-mean, trim_share: 0.34}"],
     "norm-bound": ["robustness={rule: norm-bound}"],
 }
-COMPARED = (PLAIN, "multi-krum")  # what ``make bench`` runs, in part
 
 
 @dataclass(frozen=True)
@@ -75,26 +75,33 @@ def write_table(trained: Sequence[Pair], path: Path, seed: int = SEED) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def measured(row: str, pairs: Sequence[Pair], out: Path, settings: Sequence[str] = ()) -> tuple[Tally, Tally]:
-    """The held-out score of the row's released adapter and of the base model; a finished run is not repeated.
+def measured(rows: Sequence[str], pairs: Sequence[Pair], out: Path, settings: Sequence[str] = ()) -> dict[str, Tally]:
+    """Held-out scores of each row's released adapter, and of the base model (``BASE``). A finished run is not repeated.
 
-    ``settings``: over those of the row.
+    ``settings``: over those of the rows.
     """
-    split, folder = halves(pairs), out / row
-    if not RunFolder(folder).result.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_table(split.trained, out / "crows-pairs.jsonl")
-        job_file = Path(str(files("fedethos.simulations.benchmarks") / "crows_pairs.yaml"))
-        job = load_job(job_file, [f"data.path={(out / 'crows-pairs.jsonl').resolve()}", *ROWS[row], *settings])
-        simulate(job, folder, base=job_file.parent, observer=Silent(), force=True)
-    with open_released(RunFolder(folder), Silent()) as released:
-        writer = released.task.writer
-        if writer is None:
-            raise TypeError("no language model")
-        asked = ask(_suite(split.held_out), writer.tokenizer, template=False, longest=int(writer.model.config.max_position_embeddings))
-        after = likelihoods(writer.model, asked)
-        with without_adapter(writer.model):
-            return _tally(split.held_out, after), _tally(split.held_out, likelihoods(writer.model, asked))
+    split, table = halves(pairs), out / "crows-pairs.jsonl"
+    out.mkdir(parents=True, exist_ok=True)
+    write_table(split.trained, table)
+    job_file = Path(str(files("fedethos.simulations.benchmarks") / "crows_pairs.yaml"))
+    own = [f"data.path={table.resolve()}", *settings]
+    jobs = {out / row: load_job(job_file, [*own, *ROWS[row]]) for row in rows}
+    simulate_series(jobs, base=job_file.parent, observer=Silent())
+    found: dict[str, Tally] = {}
+    for row in rows:
+        with open_released(RunFolder(out / row), Silent()) as released:
+            if (writer := released.task.writer) is None:
+                raise TypeError("no language model")
+            found[row] = _asked(writer, split.held_out)
+            if BASE not in found:
+                with without_adapter(writer.model):
+                    found[BASE] = _asked(writer, split.held_out)
+    return found
+
+
+def _asked(writer: TextWriter, pairs: Sequence[Pair]) -> Tally:
+    asked = ask(_suite(pairs), writer.tokenizer, template=False, longest=int(writer.model.config.max_position_embeddings))
+    return tally_pairs(list(pairs), likelihoods(writer.model, asked))[EVERYTHING]
 
 
 def _suite(pairs: Sequence[Pair]) -> Suite:
@@ -107,10 +114,6 @@ def _suite(pairs: Sequence[Pair]) -> Suite:
     )
 
 
-def _tally(pairs: Sequence[Pair], answers: Likelihoods) -> Tally:
-    return tally_pairs(list(pairs), answers)[EVERYTHING]
-
-
 def excess_left(ours: float, plain: float) -> float:
     """What is left of the excess of ``plain`` over 50; NaN where that has none."""
     return (ours - 50.0) / (plain - 50.0) if plain > 50.0 else float("nan")
@@ -118,29 +121,32 @@ def excess_left(ours: float, plain: float) -> float:
 
 def described(name: str, one: Compared) -> str:
     """One model against another on the same pairs."""
-    spans = [f"{value.value:.1f} ({value.low:.1f} to {value.high:.1f})" for value in (one.base, one.adapter, one.change)]
-    return f"{name:<28} {spans[0]}  ->  {spans[1]}   change {spans[2]}"
+    return f"{name:<34} {_interval(one.base)}  ->  {_interval(one.adapter)}   change {_interval(one.change)}"
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "undefined"
+    return f"{estimate.value:.1f} ({estimate.low:.1f} to {estimate.high:.1f})"
 
 
 def main() -> None:
-    """One line against the base model, and one against FedAvg."""
+    """One line a model against the base model, and one a row against FedAvg."""
     parser = argparse.ArgumentParser(prog="python -m fedethos.simulations.benchmarks.crows_pairs", description=__doc__)
-    parser.add_argument("row", choices=list(ROWS))
+    parser.add_argument("row", nargs="+", choices=[row for row in ROWS if row != PLAIN])
     parser.add_argument("--data", type=Path, default=Path("data/crows_pairs_anonymized.csv"), help="the published file")
     parser.add_argument("--out", type=Path, default=OUT, help="where the runs are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.data.is_file():
         parser.exit(3, f"skipped: no {arguments.data} (github.com/nyu-mll/crows-pairs)\n")
-    pairs = read_pairs(arguments.data)
-    ours, base = measured(arguments.row, pairs, arguments.out)
-    print(described(f"{arguments.row}, from base", compare(ours, base, seed=SEED)[MEASURE]))
-    if arguments.row != PLAIN:
-        plain, _ = measured(PLAIN, pairs, arguments.out)
-        found = compare(ours, plain, seed=SEED)[MEASURE]
-        print(described(f"{arguments.row}, from {PLAIN}", found))
-        if found.adapter.value is not None and found.base.value is not None:
-            print(f"left of the excess over 50: {excess_left(found.adapter.value, found.base.value):.2f}")
+    found = measured([PLAIN, *arguments.row], read_pairs(arguments.data), arguments.out)
+    for row in (PLAIN, *arguments.row):
+        print(described(f"{row}, from the base model", compare(found[row], found[BASE], seed=SEED)[MEASURE]))
+    for row in arguments.row:
+        one = compare(found[row], found[PLAIN], seed=SEED)[MEASURE]
+        left = "" if one.adapter.value is None or one.base.value is None else f"{excess_left(one.adapter.value, one.base.value):.2f}"
+        print(f"{described(f'{row}, from {PLAIN}', one)}   left of the excess {left}")
 
 
 if __name__ == "__main__":

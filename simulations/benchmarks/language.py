@@ -129,9 +129,10 @@ def learning(data: Path = Path("data")) -> list[Row]:
             found.append(_after_over_before(f"lm_bbq_error_reduced/{name}", scores["accuracy"], limit=1.0, error=True))
             if "perplexity" in scores:
                 found.append(_after_over_before(f"lm_perplexity_reduced/{name}", scores["perplexity"], limit=1.03))
-        for name in crows_pairs.COMPARED if pairs.is_file() else ():
-            ours, base = crows_pairs.measured(name, read_pairs(pairs), Path(folder), ["federation.rounds=1"])
-            found.append(_after_over_before(f"lm_pct_stereotype_reduced/{name}", compare(ours, base, seed=0)[crows_pairs.MEASURE]))
+        if pairs.is_file():
+            models = crows_pairs.measured([crows_pairs.PLAIN, "multi-krum"], read_pairs(pairs), Path(folder), ["federation.rounds=1"])
+            ours, plain = models["multi-krum"], models[crows_pairs.PLAIN]
+            found.append(_after_over_before("lm_pct_stereotype_reduced/multi-krum", compare(ours, plain, seed=0)[crows_pairs.MEASURE]))
     return found
 
 

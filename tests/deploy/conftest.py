@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.deploy.stack import SITES, Stack, make_stack
+from tests.deploy.stack import SEEDED, SITES, Stack, job_of, make_stack
+
+from fedethos.runfolder import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,9 @@ def stack() -> Iterator[Stack]:
             yield made
         finally:
             made.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(stack: Stack) -> RunFolder:
+    """A seeded run of four rounds during which nothing happens."""
+    return stack.run_to_end(job_of("calm", rounds=4, privacy=SEEDED))

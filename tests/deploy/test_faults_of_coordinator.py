@@ -14,13 +14,8 @@ from fedethos.control.calling import is_healthy
 pytestmark = pytest.mark.xdist_group("deploy")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(stack):
-    return stack.run_to_end(job_of("still", privacy=SEEDED))
-
-
 def _begun(stack, name):
-    path = stack.write_job(job_of(name, privacy=SEEDED))
+    path = stack.write_job(job_of(name, rounds=4, privacy=SEEDED))
     stack.approve(path)
     run = stack.submit(path)
     stack.until(lambda: stack.run(run)["round"] >= 1)

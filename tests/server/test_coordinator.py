@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from fedethos.errors import FedethosError
 from fedethos.flower import identify_process
 from fedethos.job import Job
 from fedethos.runfolder import RunFolder
+from fedethos.server.coordinator import Coordinator
 from fedethos.server.deployment import run_deployed
 from fedethos.server.doctor import examine
 from fedethos.server.live import read_live
@@ -189,3 +192,27 @@ def test_the_doctors_exit_code_says_that_something_has_to_be_mended(server, caps
 def test_without_a_coordinator_the_verbs_say_so(server, verb, capsys):
     assert fedethos(["server", *verb, "--server", str(server.folder / "server.yaml")]) == 8
     assert "NET-520" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_once_and_nothing_is_started_on_it(server, tmp_path, monkeypatch):
+    heard = tmp_path / "heard"
+    command = [sys.executable, "-c", f"import sys; open({str(heard)!r}, 'a').write(sys.stdin.read())"]
+    coordinator = Coordinator(
+        replace(server, document=server.document.model_copy(update={"notify": command})), finished=lambda folder: None
+    )
+    started: list[str] = []
+    free = [0]
+    monkeypatch.setattr("fedethos.server.coordinator.shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    for method in ("_keep_superlink", "_register", "_look_at_sites"):
+        monkeypatch.setattr(coordinator, method, lambda: None)
+    monkeypatch.setattr(coordinator._app, "start", lambda run, *_, **__: started.append(run) or 1)
+    coordinator._queue.submit(job(min_sites=1), tmp_path)
+    coordinator._online = {"north": True}
+    for _ in range(3):
+        coordinator.tick()
+    assert started == [] and coordinator.status({})["disk_full"] is True
+    free[0] = 1 << 30
+    coordinator.tick()
+    assert len(started) == 1 and coordinator.status({})["disk_full"] is False
+    coordinator._notifier.close()
+    assert [json.loads(line)["event"] for line in heard.read_text().splitlines()].count("disk-full") == 1

@@ -32,10 +32,11 @@ def round_of(number: int, *, refused: str = "", quarantined: bool = False) -> di
     }
 
 
-def shown(runs: list[JsonValue]) -> str:
+def shown(runs: list[JsonValue], *, disk_full: bool = False) -> str:
     out = io.StringIO()
     sites: list[JsonValue] = [{"name": "north", "online": True}, {"name": "west", "online": True}]
-    print_status({"version": "1", "address": "x:1", "sites": sites, "runs": runs}, Console(file=out, width=200))
+    answer: dict[str, JsonValue] = {"version": "1", "address": "x:1", "disk_full": disk_full, "sites": sites, "runs": runs}
+    print_status(answer, Console(file=out, width=200))
     return out.getvalue()
 
 
@@ -79,6 +80,12 @@ def test_the_page_says_who_is_quarantined_and_why() -> None:
     page = shown([run_of(quarantined={"west": "AGG-703"})])
     assert "west is quarantined" in page and "AGG-703" in page
     assert "quarantined" not in shown([run_of()])
+
+
+def test_the_page_names_sites_in_their_order_and_a_full_disk() -> None:
+    sites: dict[str, JsonValue] = {"site-10": "sent", "site-2": "training"}
+    assert "site-2 training, site-10 sent" in shown([run_of(sites=sites)])
+    assert "disk of the state folder is full" in shown([], disk_full=True) and "disk" not in shown([])
 
 
 @pytest.mark.parametrize("refusals", [0, 50])

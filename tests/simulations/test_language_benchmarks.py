@@ -67,7 +67,7 @@ def test_growth_of_perplexity_is_the_quotient() -> None:
 def test_every_row_is_a_job(row: str) -> None:
     job = load_job(bbq.job_file(), [*bbq.ROWS[row]])
     assert (job.privacy.mode == "none") == (row == "open")
-    assert job.lora.target_modules == ("all-linear" if row == "open" else ["v_proj"])
+    assert job.lora.target_modules == (["q_proj", "v_proj"] if row == "open" else ["v_proj"])
 
 
 def pairs(count: int) -> list[Pair]:
