@@ -191,7 +191,7 @@ def _tiles(documents: Documents, attributes: Mapping[str, Attribute]) -> list[Ti
     first: MetricName = "roc_auc" if "roc_auc" in metric_words(job, METRICS) else "accuracy"
     name, after, base = f"{METRICS[first]} gain by training", result.metrics.of(first).value, result.base_value(first)
     if (perplexity := result.metrics.response_perplexity) is not None:
-        shown[1] = _metric_tile(RESPONSE_PERPLEXITY, perplexity)
+        shown = [_metric_tile(RESPONSE_PERPLEXITY, perplexity), shown[0]]
         name, after, base = f"{RESPONSE_PERPLEXITY} change by training", perplexity.value, result.base_response_perplexity
     gain = Tile(name, difference(after, base), f"before training {number(base)}")
     spent = largest_epsilon(privacy)

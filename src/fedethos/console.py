@@ -106,7 +106,7 @@ def _metrics_table(result: Result, fairness: FairnessReport, job: Job) -> Table:
             table.add_row(Text(f"Recall of {label}"), interval(result.classes.labels[label].recall), "")
     for attribute, gaps in in_declared_order(result.fairness, job.attributes).items():
         for gap, label in gap_words(job, _GAPS).items():
-            table.add_row(Text(f"By {attribute}: {label}"), interval(gaps.of(gap)), "")
+            table.add_row(Text(f"By {attribute}: {label.lower()}"), interval(gaps.of(gap)), "")
     return table
 
 

@@ -20,12 +20,12 @@ def metric_words(job: Job, usual: Mapping[MetricName, str]) -> dict[MetricName, 
     right = _RIGHT.get(job.task)
     if right is None:
         return dict(usual)
-    return {"accuracy": right, "worst_group_accuracy": f"{right}, worst group"}
+    return {"accuracy": right, "worst_group_accuracy": "Worst group"}
 
 
 def gap_words(job: Job, usual: Mapping[GapName, str]) -> dict[GapName, str]:
     """The same of gaps between groups."""
-    return dict(usual) if job.task not in _RIGHT else {"demographic_parity_difference": "difference in accuracy"}
+    return dict(usual) if job.task not in _RIGHT else {"demographic_parity_difference": "Difference in accuracy"}
 
 
 def rate_words(job: Job, usual: Mapping[str, str]) -> dict[str, str]:
