@@ -65,7 +65,7 @@ def _fits(folder: Path, site: SiteDocument, job: Job, base_sha256: str | None) -
     check_protection(job, site)
     declared = declared_size(job, name)
     contract = site.contract(job.data)
-    records = apply_contract(read_table(contract, base=folder), contract)
+    records = apply_contract(read_table(contract, base=folder), contract, filters={one.table: one.filter for one in job.scenarios})
     everybody = records.units
     if site.data.removed is not None:
         removed = read_removed(folder / site.data.removed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from fedethos.site import Coordinator
 
 _TIMEOUT = 10.0
 _MOST_SKEW = timedelta(seconds=60)
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})\b")  # http.client, when a proxy refuses CONNECT
 
 
 def check_network(folder: Path, coordinator: Coordinator) -> dict[str, Callable[[], Iterator[Check]]]:
@@ -92,6 +94,8 @@ def _health(folder: Path, coordinator: Coordinator, host: str, port: int) -> htt
     except ssl.SSLError as error:
         raise _no_answer(coordinator, f"no TLS there ({error.reason})") from None
     except (OSError, http.client.HTTPException) as error:
+        if (answered := _TUNNEL.match(str(error))) is not None:
+            raise _no_way_through(coordinator, answered[1]) from None
         raise _no_answer(coordinator, type(error).__name__) from None
     finally:
         connection.close()
@@ -127,6 +131,15 @@ def _clock(response: http.client.HTTPResponse) -> Iterator[Check]:
         yield Check("clock", "fail", f"NET-554 {skew.total_seconds():.0f} s apart from the coordinator's", fix, "NET-554")
     else:
         yield Check("clock", "ok", "agrees with the coordinator's")
+
+
+def _no_way_through(coordinator: Coordinator, status: str) -> FedethosError:
+    return FedethosError(
+        "NET-555",
+        f"The proxy does not let this node through to the coordinator (it answered {status}).",
+        where=coordinator.proxy or "",
+        fix=f"Ask your network team to allow CONNECT to {coordinator.address}, without a password: a node has none to give.",
+    )
 
 
 def _no_answer(coordinator: Coordinator, how: str) -> FedethosError:

@@ -15,6 +15,7 @@ from fedethos.data.batching import by_length
 from fedethos.fairness.decision_rules import GroupRules
 from fedethos.fairness.histograms import OVERALL, histogram
 from fedethos.fairness.layout import Layout
+from fedethos.fairness.responses import response_scores
 from fedethos.job import Job
 from fedethos.messages import Tables
 from fedethos.privacy.randomness import RandomSource
@@ -27,12 +28,14 @@ class Predictions:
     """What a model says about n records, in their order.
 
     ``log_odds`` of the favorable label against the rest, float64[n]; ``margin``: against the likeliest other, the same for two labels and
-    above 0 where the favorable one is predicted; ``label``: the most likely one, int64[n].
+    above 0 where the favorable one is predicted; ``label``: the most likely one, int64[n]. ``response``: scores of the responses,
+    float64[n], which the score table counts in the place of log-odds (``fairness/responses.py``); None: it counts log-odds.
     """
 
     log_odds: npt.NDArray[np.float64]
     margin: npt.NDArray[np.float64]
     label: npt.NDArray[np.int64]
+    response: npt.NDArray[np.float64] | None = None
 
 
 def predict(model: NodeModel, examples: Examples, favorable: int, budget: TokenBudget | None = None) -> Predictions:
@@ -42,12 +45,16 @@ def predict(model: NodeModel, examples: Examples, favorable: int, budget: TokenB
 
 def _predict(model: NodeModel, examples: Examples, favorable: int, tokens: int) -> Predictions:
     log_odds, margin, label = np.empty(len(examples)), np.empty(len(examples)), np.empty(len(examples), dtype=np.int64)
+    response = None if model.response_nats is None else np.empty(len(examples))
     with torch.inference_mode():
         for batch in by_length(examples.inputs.lengths, tokens=tokens):
-            logits = model.logits(examples.inputs.batch(batch))
+            outputs = model.outputs(examples.inputs.batch(batch))
+            logits = model.classes(outputs)
+            if model.response_nats is not None and response is not None:
+                response[batch] = response_scores(model.response_nats(outputs).double().cpu().numpy())
             log_odds[batch], margin[batch] = log_odds_of(logits, favorable), margin_of(logits, favorable)
             label[batch] = logits.argmax(dim=1).cpu().numpy()
-    return Predictions(log_odds, margin, label)
+    return Predictions(log_odds, margin, label, response)
 
 
 def score(model: NodeModel, examples: Examples, favorable: int) -> npt.NDArray[np.float64]:
@@ -63,12 +70,20 @@ def tabulate(scores: npt.NDArray[np.float64], examples: Examples, job: Job) -> T
     labels = len(job.data.label.values)
     counted = examples.counted
     scores, label = scores[counted], examples.label[counted]
-    if not job.attributes:
+    if not job.counted:
         return {OVERALL: histogram(scores, label, np.zeros(len(label), dtype=np.int64), groups=1, labels=labels)}
     return {
         attribute: histogram(scores, label, examples.groups[attribute][counted], groups=len(categories) + 1, labels=labels)
-        for attribute, categories in job.attributes.items()
+        for attribute, categories in job.counted.items()
     }
+
+
+def tabulate_responses(scores: npt.NDArray[np.float64], examples: Examples, job: Job) -> npt.NDArray[np.int64]:
+    """Everybody's histogram of response scores, int64[labels, bins]. No copies, as in ``tabulate``."""
+    counted, labels = examples.counted, len(job.data.label.values)
+    label = examples.label[counted]
+    table: npt.NDArray[np.int64] = histogram(scores[counted], label, np.zeros(len(label), dtype=np.int64), groups=1, labels=labels)[0]
+    return table
 
 
 def lay_out(predictions: Predictions, examples: Examples, job: Job, layout: Layout, coins: RandomSource | None = None) -> Tables:
@@ -77,6 +92,8 @@ def lay_out(predictions: Predictions, examples: Examples, job: Job, layout: Layo
     if not layout.wanted:
         return full
     count = layout.predictions(len(job.data.label.values))
+    if predictions.response is not None:
+        return layout.tables(full, responses=tabulate_responses(predictions.response, examples, job))
     if job.data.label.multiclass:
         return layout.tables(full, tabulate_decisions(predictions.label, count, examples, job))
     if layout.rules is None or coins is None:
@@ -102,5 +119,5 @@ def tabulate_decisions(decision: npt.NDArray[np.int64], decisions: int, examples
         cell = (group * labels + label) * decisions + decision
         return np.bincount(cell, minlength=groups * labels * decisions).reshape(groups, labels, decisions).astype(np.int64)
 
-    tables = {attribute: table(examples.groups[attribute][counted], len(names) + 1) for attribute, names in job.attributes.items()}
+    tables = {attribute: table(examples.groups[attribute][counted], len(names) + 1) for attribute, names in job.counted.items()}
     return tables or {OVERALL: table(np.zeros(len(label), dtype=np.int64), 1)}

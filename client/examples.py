@@ -76,7 +76,7 @@ class FeatureInputs:
 
 @dataclass(frozen=True)
 class Examples:
-    """``label`` int64[n], ``groups`` int64[n] for each of ``Job.attributes``, ``unit`` int64[n] dense in [0, units).
+    """``label`` int64[n], ``groups`` int64[n] for each of ``Job.counted``, ``unit`` int64[n] dense in [0, units).
 
     ``weight`` float64[n] multiplies gradients after clipping; None: all are 1. ``original`` int64[n] is the record that each is a
     counterfactual copy of, its own index where it is none; None: there are no copies. ``rate`` float64[n] is the chance with which a

@@ -99,7 +99,8 @@ def language_model(job: Job, *, base: Path, scratch: Path, resources: ExitStack)
         return PromptInputs(prompts, reference)
 
     forward = LanguageModel(causal_tail(adapted) if cached else adapted, outputs)
-    model = NodeModel(adapted, forward, loaded.sha256, classes_of(job))
+    nats = _nats if job.counts_responses else None
+    model = NodeModel(adapted, forward, loaded.sha256, classes_of(job), response_nats=nats)
     return Task(
         model=model,
         inputs=inputs,
@@ -128,6 +129,11 @@ def _response(scores: AnswerScores, reference: Tensor | None) -> Tensor:
 def _greedy(outputs: Tensor) -> Tensor:
     """The response against anything else that greedy decoding could write, by the margin of its weakest token."""
     return torch.stack([outputs[:, 1], torch.zeros_like(outputs[:, 1])], dim=1)
+
+
+def _nats(outputs: Tensor) -> Tensor:
+    """Per token of the response, float32[b]."""
+    return -outputs[:, 0]
 
 
 def _options(scores: AnswerScores, reference: Tensor | None) -> Tensor:

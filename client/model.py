@@ -33,6 +33,8 @@ class NodeModel:
         Content hash of the base model's folder, or of a tabular model's architecture.
     classes : callable, optional
         From what ``forward`` gives to logits of the job's labels; None: it gives these.
+    response_nats : callable, optional
+        From what ``forward`` gives to the nats per token of a record's response, where its losses are counted.
     center : HeadCenter, optional
         Of the head's input. Its value travels in each request and does not train.
 
@@ -51,11 +53,12 @@ class NodeModel:
         base_sha256: str,
         classes: Callable[[Tensor], Tensor] | None = None,
         center: HeadCenter | None = None,
+        response_nats: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model = model
         self.base_sha256 = base_sha256
         self.forward = forward
-        self._classes = classes
+        self._classes, self.response_nats = classes, response_nats
         self.device = next(model.parameters()).device
         self._named = named_adapter_parameters(model) if isinstance(model, PeftModel) else dict(sorted(model.named_parameters()))
         trainable = [name for name, parameter in self._named.items() if parameter.requires_grad]
@@ -128,7 +131,10 @@ class NodeModel:
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Class logits, float32[b, labels]."""
-        outputs = self.outputs(batch)
+        return self.classes(self.outputs(batch))
+
+    def classes(self, outputs: Tensor) -> Tensor:
+        """Class logits, float32[b, labels], from ``outputs``."""
         return outputs if self._classes is None else self._classes(outputs)
 
     def outputs(self, batch: dict[str, Tensor]) -> Tensor:

@@ -52,7 +52,7 @@ def probe_model(job: Job, site: SiteDocument, folder: Path, *, declared_size: in
             base_sha256=model.base_sha256,
             tensors={name: array.shape for name, array in model.read().items()},
             frozen={name: array.shape for name, array in model.read_frozen().items()},
-            seconds_per_round=_seconds_per_record(job, task) * expected_batch_size_of(job, declared_size) * job.training.local_steps,
+            seconds_per_round=_seconds_per_record(job, task) * expected_batch_size_of(job, declared_size) * job.steps_in_round,
             memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             device=str(model.device),
         )

@@ -95,7 +95,7 @@ def _check_counts(reply: EvaluateReply, request: Request, approval: Approval, le
     labels, charged = len(job.data.label.values), reply.basis is Basis.CHARGED
     try:
         check_tables(
-            reply.tables, layout.shapes(job.attributes, labels) if layout.wanted else table_shapes(job.attributes, labels), charged=charged
+            reply.tables, layout.shapes(job.counted, labels) if layout.wanted else table_shapes(job.counted, labels), charged=charged
         )
     except FedethosError as refusal:
         raise _held_back("SEC-661", "has other tables than were asked for, or counts that nobody has") from refusal

@@ -18,6 +18,7 @@ from flwr.app import Message, RecordDict
 
 from fedethos.client.approvals import Approval, approved_jobs, find_approval
 from fedethos.client.asked_counts import layout_of
+from fedethos.client.egress import Sent
 from fedethos.client.error_guard import error_reply
 from fedethos.client.frames import Order
 from fedethos.client.gatekeeper import check_request, most_request_bytes, named_job
@@ -27,8 +28,9 @@ from fedethos.client.release_contract import check_reply
 from fedethos.client.spending import open_site_account, spending_plan
 from fedethos.client.worker_handle import WorkerDiedError, WorkerHandle
 from fedethos.errors import FedethosError
+from fedethos.flower import all_objects
 from fedethos.logs import INCIDENTS
-from fedethos.messages import EVALUATE, SETUP, Request, encode_reply
+from fedethos.messages import EVALUATE, SETUP, STATEMENT, Request, encode_reply
 from fedethos.messages import TRAIN as TRAIN_MESSAGE
 from fedethos.privacy.events import TRAIN, purpose_of
 from fedethos.privacy.ledger import Ledger
@@ -50,6 +52,21 @@ class Answer:
     reply: RecordDict
     request: Request | None
     code: str | None
+
+    def as_sent(self, message_type: str) -> Sent:
+        """For the record of what left. A request that did not pass is not quoted."""
+        statement = self.reply.config_records.get(STATEMENT)
+        epsilon = None if statement is None else statement.get("epsilon")
+        return Sent(
+            run="" if self.request is None else self.request.run,
+            round=0 if self.request is None else self.request.round,
+            message_type="" if self.request is None else message_type,
+            shapes={name: array.shape for record in self.reply.array_records.values() for name, array in record.items()},
+            bytes=sum(len(item.deflate()) for item in all_objects(self.reply).values()),
+            sha256=self.reply.object_id,
+            epsilon_after=epsilon if isinstance(epsilon, float) else None,
+            refused=self.code,
+        )
 
 
 class RequestHandler:

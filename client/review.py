@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import fedethos
-from fedethos.aggregation import phases
+from fedethos.aggregation import phases, trained_in
 from fedethos.client.model_probe import ModelFacts
 from fedethos.client.spending import declared_size, spending_plan
 from fedethos.code_identity import code_sha256
 from fedethos.errors import FedethosError
 from fedethos.fairness.histograms import table_shapes
 from fedethos.fairness.layout import DEFAULT_CUTS, FINE, Layout
+from fedethos.fairness.responses import known_cuts
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.privacy.composition import epsilon
@@ -26,7 +27,9 @@ from fedethos.privacy.counts import CountPlan, plan_counts
 from fedethos.privacy.events import TRAIN, Allotment
 from fedethos.privacy.ledger import quote
 from fedethos.privacy.ledger_state import LedgerState
+from fedethos.scenario_words import filter_words
 from fedethos.site import SiteDocument
+from fedethos.wording import personal_words
 
 _LIBRARIES = ("flwr", "torch", "transformers", "peft", "opacus", "numpy", "cryptography")
 _NO_RUN = "review"  # names no run: a plan under it is never committed
@@ -64,7 +67,9 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Review:
-    """``cost``: None for a job without privacy. ``decisions``: what this site's own document says. ``warnings`` come first on the page."""
+    """``cost``: None for a job without privacy. ``personal``: what becomes of a personal adapter; empty without one. ``steps``: in a round,
+    of both adapters. ``decisions``: what this site's own document says. ``warnings`` come first on the page.
+    """
 
     job_name: str
     job_sha256: str
@@ -72,6 +77,7 @@ class Review:
     base_sha256: str
     versions: tuple[tuple[str, str], ...]
     task: str
+    personal: str
     rounds: int
     steps: int
     deadline_seconds: float
@@ -97,8 +103,9 @@ def review_job(job: Job, site: SiteDocument, facts: ModelFacts, ledger: LedgerSt
         base_sha256=facts.base_sha256,
         versions=(("fedethos", fedethos.__version__), *((library, metadata.version(library)) for library in _LIBRARIES)),
         task=job.task,
+        personal=personal_words(job),
         rounds=job.federation.rounds,
-        steps=job.training.local_steps,
+        steps=job.steps_in_round,
         deadline_seconds=job.federation.deadline,
         leaving=_leaving(job, facts),
         reads=_reads(job),
@@ -126,6 +133,16 @@ def _leaving(job: Job, facts: ModelFacts) -> tuple[Leaving, ...]:
             basis=basis,
         )
     )
+    if center := trained_in(job.aggregation, 0, facts.tensors):
+        rows.append(
+            Leaving(
+                what="train, before round 1",
+                contents=tuple(f"mean of what the head reads, {name} {_spelled(facts.tensors[name])}" for name in center),
+                bytes=_tensor_bytes(facts, center) + _LONGEST_STATEMENT,
+                times=1,
+                basis=basis,
+            )
+        )
     rows += [_counts(job, plan) for plan in plan_counts(job, rows_per_unit=job.rows_per_unit)] or _exact_counts(job)
     rows.append(
         Leaving(what="error", contents=("a code of a fixed list", "a random number"), bytes=_LONGEST_STATEMENT, times=0, basis="public")
@@ -136,14 +153,14 @@ def _leaving(job: Job, facts: ModelFacts) -> tuple[Leaving, ...]:
 def _counts(job: Job, plan: CountPlan) -> Leaving:
     group_cuts = DEFAULT_CUTS if "group-scores" in plan.parts else None
     layout = Layout(
-        cuts=None if "scores" not in plan.parts else FINE if plan.population == "validation" else DEFAULT_CUTS,
+        cuts=None if "scores" not in plan.parts else FINE if plan.population == "validation" else known_cuts(job),
         edge=FIXED_EDGE if "groups" in plan.parts else None,
         attribute=job.fairness_attribute if group_cuts else None,
         group_cuts=group_cuts,
     )
-    shapes = layout.shapes(job.attributes, len(job.data.label.values))
+    shapes = layout.shapes(job.counted, len(job.data.label.values))
     return Leaving(
-        what=f"counts of {plan.population} people, with noise",
+        what=f"counts of {plan.population} people{', personal adapter' if plan.personal else ''}, with noise",
         contents=tuple(
             f"{name.lstrip(':')} {_spelled(shape)}, noise of {plan.release.sigma:.2f} records a cell" for name, shape in shapes.items()
         ),
@@ -154,16 +171,19 @@ def _counts(job: Job, plan: CountPlan) -> Leaving:
 
 
 def _exact_counts(job: Job) -> list[Leaving]:
-    shapes = table_shapes(job.attributes, len(job.data.label.values))
+    shapes, personal = table_shapes(job.counted, len(job.data.label.values)), job.training.personal
+    counted = [("validation people", job.federation.rounds + 3), ("test people", 2)]
+    if personal is not None and personal.release_counts:
+        counted += [("validation people, personal adapter", 1), ("test people, personal adapter", 1)]
     return [
         Leaving(
-            what=f"exact counts of {split} people",
+            what=f"exact counts of {who}",
             contents=tuple(f"{name} {_spelled(shape)}" for name, shape in shapes.items()),
             bytes=sum(8 * math.prod(shape) for shape in shapes.values()) + _LONGEST_STATEMENT,
             times=times,
             basis="unprotected",
         )
-        for split, times in (("validation", job.federation.rounds + 3), ("test", 2))
+        for who, times in counted
     ]
 
 
@@ -174,6 +194,7 @@ def _reads(job: Job) -> tuple[tuple[str, str], ...]:
         ("label", f"{data.label.column}: {', '.join(data.label.values)}"),
         ("model reads", ", ".join(data.features) if data.features else text),
         ("groups", "; ".join(f"{name}: {', '.join(values)}" for name, values in data.sensitive.items()) or "none"),
+        *(("scenario", f"{one.name}: {filter_words(one)}; counted on test people") for one in job.scenarios),
         ("person", data.person_id or "no column: each record counts as a person of its own"),
         (
             "split",

@@ -45,11 +45,13 @@ def parts(review: Review) -> tuple[Part, ...]:
 
 def _running(review: Review) -> tuple[tuple[str, str], ...]:
     versions = dict(review.versions)
+    personal = (("personal adapter", review.personal),) if review.personal else ()
     return (
         ("job", f"{review.job_name}, SHA-256 {review.job_sha256}"),
         ("code", f"the installed fedethos {versions['fedethos']}, SHA-256 {review.code_sha256}; no code comes with a job or a message"),
         ("base model", f"SHA-256 {review.base_sha256}"),
         ("task", review.task),
+        *personal,
         ("libraries", ", ".join(f"{name} {version}" for name, version in review.versions[1:])),
     )
 

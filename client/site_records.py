@@ -43,7 +43,8 @@ def read_records(job: Job, base: Path, swaps: Swaps | None = None, *, keep: str 
     """
     if swaps is None and job.fairness.augment == "counterfactual":
         swaps = read_swaps(job.data, job.fairness.identity_terms, base)
-    return apply_contract(read_table(job.data, base=base), job.data, keep=keep, swaps=swaps)
+    filters = {one.table: one.filter for one in job.scenarios}
+    return apply_contract(read_table(job.data, base=base), job.data, keep=keep, swaps=swaps, filters=filters)
 
 
 def split_site(job: Job, records: Records, salt: str) -> Splits:

@@ -19,19 +19,20 @@ from flwr.app import Message
 
 import fedethos
 from fedethos.client.egress import FILE as EGRESS_FILE
-from fedethos.client.egress import Egress, Sent, read
+from fedethos.client.egress import Egress, read
 from fedethos.client.inbox import Inbox, Kept
 from fedethos.client.ledger_of_site import check_ledger_remembers, ledger_state
 from fedethos.client.node_key import load_node_key
-from fedethos.client.request_handler import Answer, RequestHandler
+from fedethos.client.request_handler import RequestHandler
+from fedethos.client.told import Told
 from fedethos.client.worker_handle import WorkerHandle
 from fedethos.control.serving import ControlServer, Method, serve_control
 from fedethos.control.wire import JsonObject
 from fedethos.errors import FedethosError
-from fedethos.flower import all_objects, quiet_logs
+from fedethos.flower import quiet_logs
 from fedethos.flower_fleet import Endpoint, FleetConnection, RunEndedError
 from fedethos.logs import incident_log, structured_log
-from fedethos.messages import STATEMENT, Request
+from fedethos.messages import Request
 from fedethos.site import SiteDocument
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Supervisor:
         self._now: Request | None = None
         self._kind: str | None = None
         self._answered = self._refused = 0
-        self._told: str | None = None  # why the coordinator refused our last reply
+        self._told = Told(lambda text: say(f"{self._name}: {text}"))
 
     def run(self) -> None:
         """Answer until ``stop``.
@@ -142,7 +143,7 @@ class Supervisor:
                 return
             if answer.code is None:
                 self._inbox.keep_reply(answer.reply)
-            self._egress.append(_sent(message, answer))
+            self._egress.append(answer.as_sent(message.metadata.message_type))
             self._fleet.send(Message(answer.reply, reply_to=message))
         except RunEndedError:
             log.info("nobody waits for the reply: the run has ended")
@@ -162,19 +163,7 @@ class Supervisor:
         self._inbox.mark_checked()
         self._now = request
         log.info("working on a request", extra=self._about())
-        self._listen(request)
-
-    def _listen(self, request: Request) -> None:
-        """What a request says about this site: its last reply was refused, or the coordinator runs another version."""
-        if request.refused is not None and request.refused != self._told:
-            log.warning("the coordinator refused this site's last reply", extra={**self._about(), "code": request.refused})
-            self._say(f"{self._name}: the coordinator refused the last reply: {request.refused} (docs/errors.md says why)")
-        self._told = request.refused
-        if request.fedethos not in (None, fedethos.__version__):
-            log.warning("the coordinator runs another version", extra={**self._about(), "version": request.fedethos})
-            self._say(
-                f"{self._name}: the coordinator runs fedethos {request.fedethos}, this node {fedethos.__version__}; it will not be asked"
-            )
+        self._told.listen(request, self._about())
 
     def _about(self) -> dict[str, str | int]:
         if self._now is None:
@@ -211,7 +200,8 @@ class Supervisor:
             "request": None if now is None else {"run": now.run, "round": now.round, "type": self._kind, "attempt": now.attempt},
             "answered": self._answered,
             "refused": self._refused,
-            "told": self._told,
+            "told": self._told.code,
+            "quarantined": self._told.quarantined,
             "worker": self._worker.pid,
         }
 
@@ -235,22 +225,6 @@ class Supervisor:
     def _stop(self, argument: JsonObject) -> JsonObject:
         self.stop(now=argument.get("now") is True)
         return {"state": self._state()}
-
-
-def _sent(message: Message, answer: Answer) -> Sent:
-    tensors = {name: array.shape for record in answer.reply.array_records.values() for name, array in record.items()}
-    statement = answer.reply.config_records.get(STATEMENT)
-    epsilon = None if statement is None else statement.get("epsilon")
-    return Sent(
-        run="" if answer.request is None else answer.request.run,
-        round=0 if answer.request is None else answer.request.round,
-        message_type=message.metadata.message_type if answer.request is not None else "",
-        shapes=tensors,
-        bytes=sum(len(item.deflate()) for item in all_objects(answer.reply).values()),
-        sha256=answer.reply.object_id,
-        epsilon_after=epsilon if isinstance(epsilon, float) else None,
-        refused=answer.code,
-    )
 
 
 def _read_authority(path: Path) -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
+from peft import PeftModel
 
 from fedethos.client.examples import HiddenInputs, Inputs, TokenInputs
 from fedethos.client.frozen_prefix import caches_prefix
@@ -20,7 +21,7 @@ from fedethos.models.adapter import attach_lora, recompute_activations, save_ada
 from fedethos.models.assets import resolve
 from fedethos.models.base import load_base
 from fedethos.models.core import put_core_between
-from fedethos.models.head_center import center_head
+from fedethos.models.head_center import HeadCenter, center_head
 from fedethos.privacy.self_check import synthetic_classification
 
 
@@ -36,7 +37,7 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
     if job.training.gradient_checkpointing:
         recompute_activations(adapted)
     adapted.to(training_device())
-    center = center_head(adapted) if job.center_head else None
+    center = _center(job, adapted, fresh_head=loaded.fresh_head)
     cached = caches_prefix(job, adapted)
 
     def inputs(records: Records) -> Inputs:
@@ -53,6 +54,17 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
         synthetic_loss=synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values)),
         save=lambda folder: save_adapter(folder, adapted, model.residual, fold=center.folded if center else dict),
     )
+
+
+def _center(job: Job, adapted: PeftModel, *, fresh_head: bool) -> HeadCenter | None:
+    """A head that the base model brings would read other numbers than it was trained on: ``auto`` leaves it alone."""
+    if not job.center_head:
+        return None
+    if job.training.center_head == "on":
+        return center_head(adapted)
+    with suppress(FedethosError):  # the head cannot be centred
+        return center_head(adapted) if fresh_head else None
+    return None
 
 
 def _check_length(job: Job, longest: int) -> None:

@@ -88,16 +88,17 @@ class Layout:
             wanted.append("group-scores")
         return tuple(wanted)
 
-    def parts(self, tables: Tables, decided: Tables | None = None) -> dict[Part, dict[str, IntArray]]:
+    def parts(self, tables: Tables, decided: Tables | None = None, responses: IntArray | None = None) -> dict[Part, dict[str, IntArray]]:
         """The tables to release, by part, from a site's or everybody's full histograms.
 
         ``decided``: counts int64[G, L, 2] by decision, per attribute, where there are ``rules`` (AGG-763 without them): a histogram
         does not tell what other attributes the people of a group have. Or counts int64[G, L, L] by predicted label where there are more
-        than two labels (AGG-780 without them): a histogram is of the favorable one alone.
+        than two labels (AGG-780 without them): a histogram is of the favorable one alone. ``responses``: everybody's int64[L, BINS], what
+        the score table counts in the place of log-odds (``responses.py``).
         """
         parts: dict[Part, dict[str, IntArray]] = {}
         if self.cuts is not None:
-            everybody = next(iter(tables.values())).sum(axis=0)
+            everybody = next(iter(tables.values())).sum(axis=0) if responses is None else responses
             parts["scores"] = {SCORES: _cut(everybody, self.cuts)}
         if self.edge is not None or self.rules is not None:
             parts["groups"] = self._groups(tables, decided)
@@ -122,9 +123,9 @@ class Layout:
             raise FedethosError("AGG-780", "A threshold among more than two labels was asked for.", fix="Set fairness.thresholds: fixed.")
         return labels if labels > 2 else 2
 
-    def tables(self, tables: Tables, decided: Tables | None = None) -> dict[str, IntArray]:
+    def tables(self, tables: Tables, decided: Tables | None = None, responses: IntArray | None = None) -> dict[str, IntArray]:
         """All parts as one mapping."""
-        return {name: table for part in self.parts(tables, decided).values() for name, table in part.items()}
+        return {name: table for part in self.parts(tables, decided, responses).values() for name, table in part.items()}
 
     def shapes(self, categories: Mapping[str, Sequence[str]], labels: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the tables by name; the group ``unknown`` stands last, as in the full histograms."""

@@ -7,7 +7,7 @@ The room's front door. It sees counts only, never a record. ``summarise`` reads 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from fedethos.fairness.estimates import (
     worst_group_estimate,
 )
 from fedethos.fairness.histograms import BINS, OVERALL, IntArray, Tables, confusion
-from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.intervals import UNDEFINED, Estimate
 from fedethos.fairness.layout import FINE, SCORES, Layout
+from fedethos.fairness.responses import response_perplexity
 from fedethos.fairness.suppression import withheld, withheld_combinations
 from fedethos.fairness.verdict import Verdict, judge
 from fedethos.intersections import parts_of
@@ -44,11 +45,13 @@ class AttributeSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """``metrics`` by name; ``fairness`` by attribute (empty when the job declares none); ``classes`` with more than two labels."""
+    """``metrics`` by name; ``fairness`` by attribute (empty when the job declares none); ``classes`` with more than two labels; ``slices``:
+    tables of the job's scenarios."""
 
     metrics: Mapping[str, Estimate]
     fairness: Mapping[str, AttributeSummary]
     classes: ClassSummary | None = None
+    slices: Mapping[str, AttributeSummary] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, dict[str, JsonValue]]:
         """``metrics`` and ``fairness`` as ``result.json`` holds them: value, low, high, abstained."""
@@ -105,21 +108,25 @@ def summarise(
     favorable: str,
     min_group_size: int,
     tolerance: float,
+    slices: Mapping[str, Sequence[str]] | None = None,
     noise_variance: float = 0.0,
     exact_auc: float | None = None,
+    responses: bool = False,
 ) -> Summary:
     """Every metric of the pooled ``tables``, with 95 % intervals.
 
     Parameters
     ----------
     tables : mapping
-        Pooled tables (``histograms.pool``): full histograms int64[G, L, BINS], one per key of ``categories``, or ``overall`` alone
-        when that is empty; or the scores and groups of a ``Layout``, which the sites have cut already.
+        Pooled tables (``histograms.pool``): full histograms int64[G, L, BINS], one per key of ``categories`` and ``slices``, or
+        ``overall`` alone when both are empty; or the scores and groups of a ``Layout``, which the sites have cut already.
     edge : int, optional
         Threshold (``threshold.py``) at which full histograms are cut; None for the tables of a ``Layout``.
         With more than two labels only those, by predicted label (AGG-780).
     categories : mapping
         Declared groups per attribute (``Job.attributes``: intersections last), without ``unknown``, which stands last in the table.
+    slices : mapping, optional
+        The same of the job's scenarios (``Job.slices``): summarised like attributes, but no part of ``fairness`` or of the worst group.
     label_values, favorable
         The job's labels in class order, and the favorable one.
     min_group_size : int
@@ -131,6 +138,8 @@ def summarise(
         Variance of the privacy noise in one cell of the pooled tables; 0 for exact counts.
     exact_auc : float, optional
         AUC of the unbinned scores, where the caller knows it.
+    responses : bool
+        The score table is of response losses (``responses.py``): ``metrics`` has ``response_perplexity`` too, and no AUC.
 
     Raises
     ------
@@ -139,13 +148,15 @@ def summarise(
     """
     positive, several = label_values.index(favorable), len(label_values) > 2
     if edge is not None:
+        if responses:
+            raise ValueError("full histograms do not tell how likely responses were")
         if noise_variance > 0.0:
             raise FedethosError("AGG-736", "Full histograms were given as noisy ones.", why="Their intervals would be too narrow.")
         tables = Layout(FINE, edge).tables(tables)
 
+    declared = {name: (*groups, UNKNOWN) for name, groups in {**categories, **(slices or {})}.items()} or {OVERALL: (OVERALL,)}
     attributes: dict[str, _Attribute] = {}
-    for attribute in categories or (OVERALL,):
-        names = (*categories[attribute], UNKNOWN) if categories else (OVERALL,)
+    for attribute, names in declared.items():
         counts = GroupCounts.of(tables[attribute], favorable=positive, noise_variance=noise_variance)
         hidden = withheld(counts.people, min_group_size)
         if len(parts := parts_of(attribute)) > 1:
@@ -154,17 +165,20 @@ def summarise(
         attributes[attribute] = _Attribute(names, counts, hidden)
     everyone = min(attributes.values(), key=lambda one: len(one.names)).counts.total()  # the same people, with the least noise
     classes = {attribute: ClassCounts.of(tables[attribute], noise_variance=noise_variance) for attribute in attributes} if several else {}
+    compared = [attributes[name].shown_counts for name in categories] or [everyone]
     all_classes = min(classes.values(), key=lambda one: len(one.cells.value)).total() if several else None
+    summaries = {
+        name: _attribute_summary(one, everyone, min_group_size=min_group_size, tolerance=tolerance) for name, one in attributes.items()
+    }
     return Summary(
         metrics=(macro_estimates(all_classes, everyone.accuracy) if all_classes else overall_estimates(everyone))
         | {
-            "roc_auc": _auc(tables[SCORES], positive, noise_variance, exact_auc),
-            "worst_group_accuracy": worst_group_estimate([one.shown_counts for one in attributes.values()], tolerance=tolerance),
+            "roc_auc": UNDEFINED if responses else _auc(tables[SCORES], positive, noise_variance, exact_auc),
+            **({"response_perplexity": response_perplexity(tables[SCORES][0], noise_variance=noise_variance)} if responses else {}),
+            "worst_group_accuracy": worst_group_estimate(compared, tolerance=tolerance),
         },
-        fairness={
-            attribute: _attribute_summary(attributes[attribute], everyone, min_group_size=min_group_size, tolerance=tolerance)
-            for attribute in categories
-        },
+        fairness={name: summaries[name] for name in categories},
+        slices={name: summaries[name] for name in slices or ()},
         classes=summarise_classes(
             label_values,
             all_classes,

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from fedethos.governance.svg import INK, MARKERS, MUTED, PAPER, SERIES, chart_style, printable, to_svg
 from fedethos.records import PrivacyReport, Round
-from fedethos.result import Group, Interval, OracleAttribute
+from fedethos.result import GapName, Group, Interval, MetricName, OracleAttribute
 from fedethos.wording import WITHHELD, epsilon, guarantee, interval, natural, number, size
 
 WIDTH = 9.6  # inches; the page scales it
@@ -24,7 +24,7 @@ FOUR_FIFTHS = 0.8  # 29 CFR 1607.4(D): a rate below four fifths of the highest o
 MAX_BARS = 40  # more sites than these are in the table only
 MAX_ROWS = 200  # of a table of sites; the files have the rest
 
-_RATES = {"selection_rate": "Selection rate", "tpr": "True-positive rate", "fpr": "False-positive rate", "accuracy": "Accuracy"}
+RATES = {"selection_rate": "Selection rate", "tpr": "True-positive rate", "fpr": "False-positive rate", "accuracy": "Accuracy"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,15 @@ class Chart:
     table: Table
 
 
-def groups_chart(name: str, attribute: str, groups: Mapping[str, Group], oracle: OracleAttribute | None) -> Chart:
-    """Rates of every group with their intervals. ``oracle``: exact points to mark beside released values."""
+def groups_chart(
+    name: str, attribute: str, groups: Mapping[str, Group], oracle: OracleAttribute | None, rates: Mapping[str, str] = RATES
+) -> Chart:
+    """Rates of every group with their intervals. ``oracle``: exact points to mark beside released values. ``rates``: of ``RATES``, those
+    that the task has."""
     with chart_style():
         figure = Figure(figsize=(WIDTH, 0.85 + 0.34 * len(groups)), layout=ConstrainedLayoutEngine(wspace=0.06))
-        panels: Sequence[Axes] = figure.subplots(1, len(_RATES), sharey=True)
-        for panel, (rate, label) in zip(panels, _RATES.items(), strict=True):
+        panels: Sequence[Axes] = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
+        for panel, (rate, label) in zip(panels, rates.items(), strict=True):
             _rate_panel(panel, rate, label, groups, oracle)
         panels[0].set_yticks(range(len(groups)), [printable(group) for group in groups])
         panels[0].set_ylim(len(groups) - 0.4, -0.6)
@@ -65,13 +68,13 @@ def groups_chart(name: str, attribute: str, groups: Mapping[str, Group], oracle:
             " The diamonds below them are the exact values, which only a simulation can see." if oracle else ""
         )
         svg = to_svg(figure, name=name, title=title, description=description)
-    exact = tuple(f"{label}, exact" for label in _RATES.values()) if oracle else ()
+    exact = tuple(f"{label}, exact" for label in rates.values()) if oracle else ()
     rows = tuple(
-        (group, WITHHELD if values.count is None else f"{values.count:,}", *(interval(_rate(values, rate)) for rate in _RATES))
-        + (tuple(_or_none(_exact(oracle, group, rate), ".3f") for rate in _RATES) if oracle else ())
+        (group, WITHHELD if values.count is None else f"{values.count:,}", *(interval(_rate(values, rate)) for rate in rates))
+        + (tuple(_or_none(_exact(oracle, group, rate), ".3f") for rate in rates) if oracle else ())
         for group, values in groups.items()
     )
-    return Chart(name, title, description, svg, Table(("Group", "People", *_RATES.values(), *exact), rows))
+    return Chart(name, title, description, svg, Table(("Group", "People", *rates.values(), *exact), rows))
 
 
 def _rate_panel(panel: Axes, rate: str, label: str, groups: Mapping[str, Group], oracle: OracleAttribute | None) -> None:
@@ -109,13 +112,20 @@ def _four_fifths_line(panel: Axes, groups: Mapping[str, Group]) -> None:
         panel.set_xlabel(f"dashed: 4/5 of the highest rate ({line:.3f})", fontsize=8)
 
 
-def metrics_chart(rounds: Sequence[Round]) -> Chart | None:
-    """Validation metrics per round; None if none was released."""
-    series = {
-        "AUC": [record.metrics.roc_auc for record in rounds],
-        "Balanced accuracy": [record.metrics.balanced_accuracy for record in rounds],
-        "Worst-group accuracy": [record.metrics.worst_group_accuracy for record in rounds],
-    }
+CHARTED: dict[MetricName, str] = {
+    "roc_auc": "AUC",
+    "balanced_accuracy": "Balanced accuracy",
+    "worst_group_accuracy": "Worst-group accuracy",
+}
+CHARTED_GAPS: dict[GapName, str] = {
+    "equalized_odds_difference": "Equalized-odds difference",
+    "demographic_parity_difference": "Demographic-parity difference",
+}
+
+
+def metrics_chart(rounds: Sequence[Round], words: Mapping[MetricName, str]) -> Chart | None:
+    """Validation metrics per round, those of ``words``; None if none was released."""
+    series = {label: [getattr(record.metrics, name) for record in rounds] for name, label in words.items()}
     return _lines_chart(
         "metrics",
         "Quality per round",
@@ -129,13 +139,13 @@ def _exact_mark(rounds: Sequence[Round]) -> str:
     return " (exact values, which only a simulation can see)" if rounds[-1].basis == "oracle" else ""
 
 
-def gaps_chart(rounds: Sequence[Round], attributes: Sequence[str]) -> Chart | None:
-    """Fairness gaps per round and attribute; None if none was released."""
-    panels: dict[str, dict[str, list[float | None]]] = {"Equalized-odds difference": {}, "Demographic-parity difference": {}}
+def gaps_chart(rounds: Sequence[Round], attributes: Sequence[str], words: Mapping[GapName, str]) -> Chart | None:
+    """Fairness gaps per round and attribute, those of ``words``; None if none was released."""
+    panels: dict[str, dict[str, list[float | None]]] = {label: {} for label in words.values()}
     for attribute in attributes[: len(SERIES)]:
         gaps = [record.fairness.get(attribute) for record in rounds]
-        panels["Equalized-odds difference"][attribute] = [gap.equalized_odds_difference if gap else None for gap in gaps]
-        panels["Demographic-parity difference"][attribute] = [gap.demographic_parity_difference if gap else None for gap in gaps]
+        for name, label in words.items():
+            panels[label][attribute] = [getattr(gap, name) if gap else None for gap in gaps]
     return _lines_chart(
         "gaps",
         "Fairness gaps per round",

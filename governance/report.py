@@ -13,7 +13,10 @@ from pathlib import Path
 
 from fedethos.flip_record import FlipReport
 from fedethos.governance.charts import (
+    CHARTED,
+    CHARTED_GAPS,
     MAX_ROWS,
+    RATES,
     Chart,
     Table,
     bytes_chart,
@@ -32,9 +35,11 @@ from fedethos.personal_view import side_by_side
 from fedethos.records import FairnessReport, GroupRule, Manifest, PrivacyReport, Round
 from fedethos.result import Attribute, GapName, Interval, MetricName, Result, in_declared_order
 from fedethos.runfolder import RunFolder
+from fedethos.scenario_words import EXACT, HEAD, rows
 from fedethos.storage import write_atomically
 from fedethos.suite_record import SuitesReport
 from fedethos.suite_words import BASIS
+from fedethos.task_words import RESPONSE_PERPLEXITY, gap_words, metric_words, rate_words
 from fedethos.wording import (
     NOT_RELEASED,
     bounds,
@@ -135,21 +140,22 @@ def report_html(documents: Documents) -> str:
         statement=privacy.statement,
         private=privacy.mode != "none",
         tiles=_tiles(documents, attributes),
-        metrics=_metrics_table(result),
+        metrics=_metrics_table(result, documents.job),
         labels=labels_table(result.classes, label_values, result.oracle.classes if result.oracle and result.basis != "oracle" else None)
         if result.classes
         else None,
         label_groups=groups_tables(result.classes, label_values, documents.job.attributes) if result.classes else [],
         favorable=documents.job.data.label.favorable,
-        gaps=_gaps_table(attributes, documents.fairness.tolerance),
-        groups=_group_charts(result, attributes),
+        gaps=_gaps_table(attributes, documents.fairness.tolerance, gap_words(documents.job, GAPS)),
+        groups=_group_charts(result, attributes, documents.job),
         flips=None if documents.flips is None else flips_table(documents.flips),
         suites=[] if documents.suites is None else suite_tables(documents.suites),
         suites_basis=BASIS,
+        scenarios=_scenarios_table(result),
         personal=_personal_table(documents),
         personal_note=personal_words(documents.job),
-        metrics_chart=metrics_chart(drawn),
-        gaps_chart=gaps_chart(drawn, list(attributes)),
+        metrics_chart=metrics_chart(drawn, metric_words(documents.job, CHARTED)),
+        gaps_chart=gaps_chart(drawn, list(attributes), gap_words(documents.job, CHARTED_GAPS)),
         epsilon_chart=epsilon_chart(privacy),
         privacy_table=privacy_table(privacy),
         bytes_chart=bytes_chart(drawn),
@@ -180,16 +186,20 @@ def _status(documents: Documents) -> str:
 
 
 def _tiles(documents: Documents, attributes: Mapping[str, Attribute]) -> list[Tile]:
-    result, privacy = documents.result, documents.privacy
-    auc, base = result.metrics.roc_auc.value, result.base_value("roc_auc")
-    gain = Tile("AUC gain by training", difference(auc, base), f"before training {number(base)}")
+    result, privacy, job = documents.result, documents.privacy, documents.job
+    shown = [_metric_tile(label, result.metrics.of(name)) for name, label in list(metric_words(job, METRICS).items())[:2]]
+    first: MetricName = "roc_auc" if "roc_auc" in metric_words(job, METRICS) else "accuracy"
+    name, after, base = f"{METRICS[first]} gain by training", result.metrics.of(first).value, result.base_value(first)
+    if (perplexity := result.metrics.response_perplexity) is not None:
+        shown[1] = _metric_tile(RESPONSE_PERPLEXITY, perplexity)
+        name, after, base = f"{RESPONSE_PERPLEXITY} change by training", perplexity.value, result.base_response_perplexity
+    gain = Tile(name, difference(after, base), f"before training {number(base)}")
     spent = largest_epsilon(privacy)
     return [
-        _metric_tile("AUC", result.metrics.roc_auc),
-        _metric_tile("Balanced accuracy", result.metrics.balanced_accuracy),
-        _gap_tile(attributes),
+        *shown,
+        _gap_tile(attributes, gap_words(job, GAPS)),
         Tile("Epsilon", epsilon(spent), f"largest of the sites; {guarantee(privacy)}" if spent is not None else guarantee(privacy)),
-        gain if auc is not None and base is not None else Tile(gain.label, NOTHING, NOT_RELEASED),
+        gain if after is not None and base is not None else Tile(gain.label, NOTHING, NOT_RELEASED),
     ]
 
 
@@ -200,33 +210,37 @@ def _metric_tile(label: str, item: Interval) -> Tile:
     return Tile(label, number(item.value), f"95 % interval {bounds(item)}")
 
 
-def _gap_tile(attributes: Mapping[str, Attribute]) -> Tile:
+def _gap_tile(attributes: Mapping[str, Attribute], words: Mapping[GapName, str]) -> Tile:
     """The largest measured difference by the first attribute of the job."""
     if not attributes:
         return Tile("Fairness gap", NOTHING, "the job names no sensitive attribute")
     name, attribute = next(iter(attributes.items()))
-    measured = [(item.value, gap) for gap in _DIFFERENCES if (item := attribute.of(gap)).value is not None]
+    measured = [(item.value, gap) for gap in _DIFFERENCES if gap in words and (item := attribute.of(gap)).value is not None]
     if not measured:
         return Tile(f"Largest gap by {name}", NOTHING, "not measurable with these people and this budget")
     value, gap = max(measured, key=lambda pair: pair[0])
-    return Tile(f"Largest gap by {name}", number(value), f"{GAPS[gap].lower()}, 95 % interval {bounds(attribute.of(gap))}")
+    return Tile(f"Largest gap by {name}", number(value), f"{words[gap].lower()}, 95 % interval {bounds(attribute.of(gap))}")
 
 
-def _metrics_table(result: Result) -> Table:
+def _metrics_table(result: Result, job: Job) -> Table:
     exact = result.oracle if result.basis != "oracle" else None
     rows = []
-    for name, label in METRICS.items():
-        item, base = result.metrics.of(name), result.base_value(name)
+    found: list[tuple[str, Interval, float | None, str]] = [
+        (label, result.metrics.of(name), result.base_value(name), name) for name, label in metric_words(job, METRICS).items()
+    ]
+    if (perplexity := result.metrics.response_perplexity) is not None:
+        found.insert(0, (RESPONSE_PERPLEXITY, perplexity, result.base_response_perplexity, "response_perplexity"))
+    for label, item, base, name in found:
         row = (label, interval(item), number(base), difference(item.value, base))
         rows.append((*row, number(getattr(exact.metrics, name))) if exact else row)
     columns = ("Metric", "Value (95 % interval)", "Before training", "Change")
     return Table((*columns, "Exact, simulation only") if exact else columns, tuple(rows))
 
 
-def _gaps_table(attributes: Mapping[str, Attribute], tolerance: float) -> Table:
+def _gaps_table(attributes: Mapping[str, Attribute], tolerance: float, words: Mapping[GapName, str]) -> Table:
     rows = []
     for name, attribute in attributes.items():
-        for gap, label in GAPS.items():
+        for gap, label in words.items():
             item = attribute.of(gap)
             note = (
                 ""
@@ -239,6 +253,13 @@ def _gaps_table(attributes: Mapping[str, Attribute], tolerance: float) -> Table:
     return Table(("By", "Measure", "Value (95 % interval)", "Note"), tuple(rows))
 
 
+def _scenarios_table(result: Result) -> Table | None:
+    found = tuple(rows(result))
+    if not found:
+        return None
+    return Table(HEAD if len(found[0]) == len(HEAD) else (*HEAD, EXACT), found)
+
+
 def _personal_table(documents: Documents) -> Table | None:
     personal = documents.result.personal
     if personal is None:
@@ -247,10 +268,10 @@ def _personal_table(documents: Documents) -> Table | None:
     return Table(("Test people of all sites", *columns), tuple(rows)).first(MAX_ROWS, "result.json")
 
 
-def _group_charts(result: Result, attributes: Mapping[str, Attribute]) -> list[Chart]:
+def _group_charts(result: Result, attributes: Mapping[str, Attribute], job: Job) -> list[Chart]:
     exact = result.oracle.fairness if result.oracle is not None and result.basis != "oracle" else {}
     return [
-        groups_chart(f"groups-{place}", name, attribute.groups, exact.get(name))
+        groups_chart(f"groups-{place}", name, attribute.groups, exact.get(name), rate_words(job, RATES))
         for place, (name, attribute) in enumerate(attributes.items())
     ]
 

@@ -4,9 +4,10 @@ One person falls into one cell of each table, with all of at most m rows, so k t
 add-remove and m·sqrt(2k) under replace-one (``CountRelease.l2_sensitivity``). The noise is discrete Gaussian and is accounted as
 discrete (``composition.py``). Everything here follows from the job alone: no record and no declared size is looked at.
 
-A release has one or more of these parts. ``scores``: one table label × score bin. ``groups``: per sensitive attribute a table group ×
-label × prediction (without any attribute: one of everybody). Schedule: both parts of the test people once, at the end; validation
-scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. With
+A release has one or more of these parts. ``scores``: one table label × score bin (of causal-lm, bins of
+the response's loss). ``groups``: per sensitive attribute, and per scenario
+of the job, a table group × label × prediction (without any: one of everybody). Schedule: both parts of the test people once, at the
+end; validation scores once, for the threshold, or each round, when early stopping watches them, with the groups if it watches those. With
 ``privacy.metrics.baseline`` threshold and test once more, for the untrained model. There is also
 ``group-scores``, one table group × label × score bin of the training people: once, at the end, for thresholds per group; in every few
 rounds for a fairness strategy. It is always paid together with training, whose noise makes room for it (``planner.py``).
@@ -182,14 +183,15 @@ def _first_guess(tables: int, rows: int, epsilon: float, delta: float) -> float:
 
 
 def watches_groups(job: Job) -> bool:
-    """Whether early stopping needs the tables of the groups: for the worst of them, or to tell which of several labels is predicted."""
+    """Whether early stopping needs the tables of the groups: for the worst of them, or because scores do not tell what is predicted."""
     rule = job.federation.early_stop
-    return rule is not None and (rule.metric == "worst_group_accuracy" or (job.data.label.multiclass and rule.metric != "roc_auc"))
+    silent = job.data.label.multiclass or job.counts_responses
+    return rule is not None and (rule.metric == "worst_group_accuracy" or (silent and rule.metric != "roc_auc"))
 
 
 def _schedule(job: Job) -> list[tuple[tuple[str, ...], Population, int, int, bool]]:
     """(parts, split, tables a release, releases, of the personal adapters)."""
-    attributes = max(1, len(job.attributes))
+    attributes = max(1, len(job.counted))
     rule, rounds = job.federation.early_stop, job.federation.rounds
     of_baseline = int(job.privacy.metrics.baseline)
     chooses = job.fairness.thresholds != "fixed"

@@ -8,6 +8,7 @@ Next on the path: ``server/superlink.py``, ``server/queue.py``, ``server/server_
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from fedethos.trust import load_trust
 
 MOST_CRASHES = 5  # of a ServerApp without a finished round in between
 _LOOK_AT_SITES_SECONDS = 1.0
+_LEAST_DISK = 1 << 20  # bytes without which nothing new is started
 _WAIT_AFTER_QUORUM = 5.0  # a missed quorum is tried again when enough sites are there, and not at once
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Coordinator:
         self._trust_read: tuple[float, str] = (0.0, "")
         self._looked_at_sites = 0.0
         self._not_before = 0.0
+        self._disk_full = False
         self._lock = threading.RLock()
         self.stopping = threading.Event()
 
@@ -87,9 +90,11 @@ class Coordinator:
         """Whatever is due now."""
         with self._lock:
             try:
+                self._look_at_disk()
                 self._keep_superlink()
-                self._register()
-                self._look_at_sites()
+                if not self._disk_full:  # the SuperLink answers nothing without its database
+                    self._register()
+                    self._look_at_sites()
                 self._keep_run()
             except httpx.HTTPError as failure:  # the SuperLink is going or coming; the next tick sees which
                 _log.warning("the SuperLink did not answer", exc_info=failure)
@@ -97,6 +102,14 @@ class Coordinator:
                 if refusal.code == "NET-516":
                     raise
                 _log.error("something could not be done and is tried again", exc_info=refusal)  # a full disk, for example
+
+    def _look_at_disk(self) -> None:
+        """A full disk is said once; until there is space again nothing new is started, so that no start counts as a crash."""
+        full = shutil.disk_usage(self.places.state).free < _LEAST_DISK
+        if full and not self._disk_full:
+            self._tell("disk-full", {})
+            _log.error("the disk of the state folder is full")
+        self._disk_full = full
 
     def _keep_superlink(self) -> None:
         if self._superlink.alive:
@@ -152,7 +165,7 @@ class Coordinator:
 
     def _start_next(self) -> None:
         entry = self._queue.next()
-        if entry is None or time.monotonic() < self._not_before:
+        if entry is None or self._disk_full or time.monotonic() < self._not_before:
             return
         here = sum(self._online.get(name, False) for name in entry.sites)
         if here < entry.min_sites:
@@ -212,12 +225,12 @@ class Coordinator:
 
     def _close(self, entry: Entry, status: Status) -> None:
         entry.status, entry.flower_run = status, None
-        self._queue.save(entry)
         facts: dict[str, JsonValue] = {"run": entry.run}
         if entry.problem is not None:
             facts["code"] = entry.problem.code
         _log.info("a run ended", extra=facts)
         self._tell(f"run-{status}", facts)
+        self._queue.save(entry)  # last: on a full disk people have to hear of it all the same
 
     # --- the control socket ---
 
@@ -270,6 +283,7 @@ class Coordinator:
                 "version": fedethos.__version__,
                 "address": self._server.document.address,
                 "superlink": {"alive": self._superlink.alive},
+                "disk_full": self._disk_full,
                 "sites": [{"name": name, "online": self._online.get(name, False)} for name in sorted(self._known)],
                 "runs": [self._shown(entry) for entry in self._queue.entries()],
             }
@@ -289,6 +303,7 @@ class Coordinator:
             "sites": {name: live.sites.get(name, "") if going else "" for name in entry.sites},
             "min_sites": entry.min_sites,
             "refusals": [refused.model_dump() for refused in live.refusals],
+            "quarantined": live.quarantined,
             "starts": entry.starts,
             "problem": entry.problem.model_dump() if entry.problem else None,
         }

@@ -1,6 +1,6 @@
 """A run with real sites, inside the ServerApp's process: job, model and run folder from the state folder, then the round loop.
 
-Flower starts it with the run's name and the job's hash (``server/app.py``); job and code never come over the network.
+Flower starts it with the run's name and the job's hash (``fedethos/deployed_app.py``); job and code never come over the network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from fedethos.client.registry import prepare_task
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.flower import quiet_logs
@@ -24,6 +23,7 @@ from fedethos.flower_grid import LOST_SUPERLINK, checked
 from fedethos.incidents import record
 from fedethos.messages import Arrays
 from fedethos.runfolder import RunFolder
+from fedethos.server.global_model import Prepare
 from fedethos.server.live import LiveFile, Problem
 from fedethos.server.loop import Coordination, coordinate
 from fedethos.server.manifest import ModelFacts, run_manifest
@@ -32,8 +32,10 @@ from fedethos.server.places import STATE_VARIABLE, Places
 from fedethos.server.site import deployed_sites
 
 
-def run_deployed(grid: Grid, *, run: str, job_sha256: str, attempt: int, quarantine_after: int | None) -> None:
-    """Run or continue ``run`` to its end. How it ended stands in its live file. ``attempt``: how often it was started before.
+def run_deployed(grid: Grid, prepare: Prepare, *, run: str, job_sha256: str, attempt: int, quarantine_after: int | None) -> None:
+    """Run or continue ``run`` to its end. How it ended stands in its live file.
+
+    ``prepare`` makes the job's model; ``attempt``: how often the run was started before.
 
     Raises
     ------
@@ -47,11 +49,12 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str, attempt: int, quarant
         try:
             if job.sha256 != job_sha256:
                 raise FedethosError("RUN-972", "The run folder holds another job than was submitted.", where=str(folder.path))
+            live.remember(folder.read_rounds())
             if not folder.result.exists():
-                with _coordination(run, folder, live, json.loads(places.sites.read_bytes())) as plan:
+                with _coordination(run, folder, live, prepare, json.loads(places.sites.read_bytes())) as plan:
                     coordinate(checked(grid), replace(plan, attempt=attempt, quarantine_after=quarantine_after))
         except FedethosError as refusal:
-            live.end(Problem.of(refusal))
+            live.end(_problem(run, refusal))
             raise
         except LOST_SUPERLINK as failure:  # no end of the run: the coordinator brings both back
             incident = record(failure)
@@ -64,15 +67,23 @@ def run_deployed(grid: Grid, *, run: str, job_sha256: str, attempt: int, quarant
         live.end()
 
 
+def _problem(run: str, refusal: FedethosError) -> Problem:
+    """What the operator is told. A simulation is resumed by another command than a deployed run."""
+    problem = Problem.of(refusal)
+    if refusal.code == "RUN-904":
+        return problem.model_copy(update={"fix": f"Free some space, then: fedethos server resume {run}"})
+    return problem
+
+
 @contextmanager
-def _coordination(run: str, folder: RunFolder, live: LiveFile, node_ids: Mapping[str, int]) -> Iterator[Coordination]:
+def _coordination(run: str, folder: RunFolder, live: LiveFile, prepare: Prepare, node_ids: Mapping[str, int]) -> Iterator[Coordination]:
     quiet_logs()
     started, job = time.monotonic(), load_job(folder.job)
     sites = deployed_sites(job, node_ids)
     with ExitStack() as resources:
         scratch = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="fedethos-")))
         live.stage("Loading the model")
-        task = prepare_task(job, base=Path(folder.read_local().base), scratch=scratch, resources=resources)
+        task = prepare(job, base=Path(folder.read_local().base), scratch=scratch, resources=resources)
         model = task.model
         facts = ModelFacts(
             initial=model.read(), base_sha256=model.base_sha256, weights_sha256=model.base_weights(), device=model.device.type

@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 from fedethos.fairness.classes import ClassSummary
 from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.scenarios import outcome
 from fedethos.fairness.summary import Summary
+from fedethos.job import Job
 from fedethos.server.measure import METRICS
 from fedethos.storage import JsonValue
 
 _NOTHING: dict[str, JsonValue] = {"value": None, "low": None, "high": None, "abstained": True}
+_NO_RESPONSES: dict[str, JsonValue] = {"response_perplexity": None}  # of tasks that write none
 
 
 def interval_json(estimate: Estimate) -> dict[str, JsonValue]:
@@ -31,12 +34,12 @@ def summary_json(summary: Summary) -> dict[str, dict[str, JsonValue]]:
             for group, rates in one.groups.items()
         }
         fairness[attribute] = {name: interval_json(gap) for name, gap in one.gaps.items()} | {"groups": groups}
-    return {"metrics": {name: interval_json(metric) for name, metric in summary.metrics.items()}, "fairness": fairness}
+    return {"metrics": _NO_RESPONSES | {name: interval_json(metric) for name, metric in summary.metrics.items()}, "fairness": fairness}
 
 
 def without_counts() -> dict[str, dict[str, JsonValue]]:
     """``metrics`` and ``fairness`` where no site sent a count."""
-    return {"metrics": dict.fromkeys(METRICS, _NOTHING), "fairness": {}}
+    return {"metrics": _NO_RESPONSES | dict.fromkeys(METRICS, _NOTHING), "fairness": {}}
 
 
 def exact_json(summary: Summary) -> dict[str, dict[str, JsonValue]]:
@@ -48,7 +51,12 @@ def exact_json(summary: Summary) -> dict[str, dict[str, JsonValue]]:
             for group, rates in one.groups.items()
         }
         fairness[attribute] = {name: gap.value for name, gap in one.gaps.items()} | {"groups": groups}
-    return {"metrics": {name: metric.value for name, metric in summary.metrics.items()}, "fairness": fairness}
+    return {"metrics": exact_metrics_json(summary), "fairness": fairness}
+
+
+def exact_metrics_json(summary: Summary) -> dict[str, JsonValue]:
+    """``metrics`` alone, as plain numbers."""
+    return _NO_RESPONSES | {name: metric.value for name, metric in summary.metrics.items()}
 
 
 def classes_json(classes: ClassSummary | None, shown: Callable[[Estimate], JsonValue] = interval_json) -> dict[str, JsonValue] | None:
@@ -70,3 +78,23 @@ def classes_json(classes: ClassSummary | None, shown: Callable[[Estimate], JsonV
         for attribute, gaps in classes.gaps.items()
     }
     return {"worst_class_recall": shown(classes.worst_class_recall), "labels": labels, "fairness": fairness}
+
+
+def scenarios_json(summary: Summary, job: Job) -> dict[str, JsonValue]:
+    """``scenarios`` of a result: each metric with its limit, and whether it holds."""
+    found: dict[str, JsonValue] = {}
+    for asked in job.scenarios:
+        one = outcome(asked, summary.slices[asked.table])
+        found[asked.name] = {
+            "metric": asked.metric,
+            "count": count_json(one.people),
+            "value": interval_json(one.value),
+            "at_most": asked.limit,
+            "holds": one.holds,
+        }
+    return found
+
+
+def exact_scenarios_json(summary: Summary, job: Job) -> dict[str, JsonValue]:
+    """The metrics of the job's scenarios as plain numbers, which only a simulation has."""
+    return {asked.name: outcome(asked, summary.slices[asked.table]).value.value for asked in job.scenarios}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, group_score_cuts, score_cuts
+from fedethos.fairness.layout import FINE, SCORES, Layout, group_score_cuts, score_cuts
+from fedethos.fairness.responses import known_cuts
 from fedethos.fairness.summary import Summary
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
@@ -66,7 +67,7 @@ def released_figures(release: ReleaseBySites, arrays: Arrays, round: int, job: J
     asked: list[Measurement] = []
     people: dict[SplitName, int] = {}
     decision = Decision(FIXED_EDGE)
-    cuts: tuple[int, ...] = DEFAULT_CUTS
+    cuts = known_cuts(job)
     if job.fairness.thresholds != "fixed":
         asked.append(release(arrays, "validation", round, Layout(cuts=FINE)))
         scores = asked[0].tables[SCORES]
@@ -91,8 +92,7 @@ def released_figures(release: ReleaseBySites, arrays: Arrays, round: int, job: J
 
 def _released_baseline(release: ReleaseBySites, initial: Arrays, job: Job) -> _Tested:
     """The untrained model with a threshold of its own, never one per group."""
-    asked, decision = list[Measurement](), Decision(FIXED_EDGE)
-    cuts: tuple[int, ...] = DEFAULT_CUTS
+    asked, decision, cuts = list[Measurement](), Decision(FIXED_EDGE), known_cuts(job)
     if job.fairness.thresholds != "fixed":
         asked.append(release(initial, "validation", 0, Layout(cuts=FINE)))
         edge = noisy_edge(asked[0].tables, job)

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from fedethos.errors import FedethosError
 from fedethos.progress import State
-from fedethos.storage import JsonValue, write_atomically
+from fedethos.records import Round
+from fedethos.storage import JsonValue, canonical_line, write_atomically
 
 
 class Refused(BaseModel):
@@ -46,7 +47,10 @@ class Problem(BaseModel):
 
 
 class LiveState(BaseModel):
-    """``round_ends``: wall clock (seconds since 1970) of the deadline of the exchange that goes on. ``ended``: the last word."""
+    """``round_ends``: wall clock (seconds since 1970) of the deadline of the exchange that goes on. ``ended``: the last word.
+
+    ``quarantined``: site to the code of the refusal after which it is not asked any more.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,11 +61,13 @@ class LiveState(BaseModel):
     sites: dict[str, str] = {}
     round_ends: float | None = None
     refusals: list[Refused] = []
+    quarantined: dict[str, str] = {}
     ended: bool = False
     problem: Problem | None = None
 
 
 _KEPT_REFUSALS = 50
+_BLOCK = 4096
 
 
 class LiveFile:
@@ -71,6 +77,12 @@ class LiveFile:
         self._path = path
         self._deadline = deadline
         self.state = LiveState(pid=os.getpid(), rounds=rounds)
+        self._write()
+
+    def remember(self, rounds: Sequence[Round]) -> None:
+        """What was refused before a restart."""
+        for record in rounds:
+            self._note(record)
         self._write()
 
     def stage(self, text: str) -> None:
@@ -89,20 +101,40 @@ class LiveFile:
 
     def round_finished(self, record: Mapping[str, JsonValue]) -> None:
         self.state.round_ends = None
-        number, refusals = record["round"], record["refusals"]
-        if isinstance(refusals, Sequence) and isinstance(number, int):
-            found = [Refused.model_validate({"round": number, **one}) for one in refusals if isinstance(one, Mapping)]
-            self.state.refusals = (self.state.refusals + found)[-_KEPT_REFUSALS:]
+        self._note(Round.model_validate_json(canonical_line(record)))
         self._write()
 
     def end(self, problem: Problem | None = None) -> None:
         """The run is complete, or stops with ``problem``."""
         self.state.ended, self.state.problem, self.state.round_ends = True, problem, None
-        self._write()
+        if not self._write() and self._path.exists():
+            self._overwrite()
 
-    def _write(self) -> None:
-        with suppress(FedethosError):  # a full disk: the checkpoint will say so, and showing progress must not fail a run
-            write_atomically(self._path, self.state.model_dump_json().encode())
+    def _note(self, record: Round) -> None:
+        refused = [Refused(round=record.round, site=one.site, code=one.code, incident=one.incident) for one in record.refusals]
+        self.state.refusals = (self.state.refusals + refused)[-_KEPT_REFUSALS:]
+        self.state.quarantined = {one.site: one.code for one in record.quarantined}
+
+    def _write(self) -> bool:
+        """Whether the disk took it. A full disk: the checkpoint will say so, and showing progress must not fail a run."""
+        try:
+            write_atomically(self._path, self._bytes())
+        except FedethosError:
+            return False
+        return True
+
+    def _overwrite(self) -> None:
+        """The last word on a full disk, which has no room for a second file. Without the refusals it fits where the old one lies."""
+        self.state.refusals = []
+        with suppress(OSError), self._path.open("r+b") as file:
+            file.write(self._bytes())
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _bytes(self) -> bytes:
+        """Never less than a block of the disk, so that there is room to overwrite it."""
+        return self.state.model_dump_json().encode().ljust(_BLOCK)
 
 
 def read_live(path: Path) -> LiveState | None:

@@ -134,7 +134,7 @@ def _base_model_round(plan: Coordination, roster: Roster, measure: Measure | Non
     """Round 0: before training."""
     began, outcome = time.monotonic(), Exchange()
     state = RunState.start(plan.initial, plan.frozen, plan.sites.values())
-    if plan.job.center_head:
+    if HEAD_CENTER in plan.initial:
         plan.observer.stage("Asking the sites for the mean of what the head reads")
         state, outcome = with_center(roster, state)
     plan.observer.stage("Measuring the model before training")
@@ -250,7 +250,7 @@ def _close_round(
         "bytes_down": bytes_down,
         "aggregation_error": state.memory.aggregation_error,
         **(weights.as_json(plan.job) if weights else {}),
-        "quarantined": [site.name for site in plan.sites.values() if roster.standings.is_quarantined(site.name)],
+        "quarantined": [{"site": name, "code": code} for name, code in roster.standings.quarantined.items()],
         "refusals": [{"site": refusal.site, "code": refusal.code, "incident": refusal.incident} for refusal in outcome.refusals],
     }
     plan.folder.append_round(record)

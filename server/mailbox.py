@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable
 
-HOLD_SECONDS = 5.0
+HOLD_SECONDS = 20.0
 _SETTLED_SECONDS = 0.05  # since the last object of a message came; a node that asks before all are there waits much longer
 
 

@@ -138,7 +138,7 @@ class ReleaseBySites:
         return ReleaseBySites(replace(self.everybody, personal=True))
 
     def __call__(self, arrays: Arrays, split: SplitName, round: int, layout: Layout) -> Measurement:
-        shapes = layout.shapes(self.everybody.job.attributes, len(self.everybody.job.data.label.values))
+        shapes = layout.shapes(self.everybody.job.counted, len(self.everybody.job.data.label.values))
 
         def check(site: Site, reply: EvaluateReply) -> None:
             check_counts_statement(reply, self.everybody.job)
@@ -170,14 +170,14 @@ def noisy_edge(validation: Tables, job: Job) -> int | None:
 
 
 def exact_layout(job: Job) -> Layout:
-    """What is asked for where counts may be exact: full histograms; with more than two labels counts by predicted label."""
-    return Layout(FINE, FIXED_EDGE) if job.data.label.multiclass else WHOLE
+    """What is asked for where counts may be exact: full histograms, unless these do not tell what is predicted, or how likely it was."""
+    return Layout(FINE, FIXED_EDGE) if job.data.label.multiclass or job.counts_responses else WHOLE
 
 
 def shapes_of(job: Job, layout: Layout) -> Mapping[str, tuple[int, ...]]:
     """Shapes of the tables that every site is asked for."""
     labels = len(job.data.label.values)
-    return layout.shapes(job.attributes, labels) if layout.wanted else table_shapes(job.attributes, labels)
+    return layout.shapes(job.counted, labels) if layout.wanted else table_shapes(job.counted, labels)
 
 
 def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: bool = True) -> Summary:
@@ -189,12 +189,14 @@ def describe(measurement: Measurement, edge: int | None, job: Job, *, withhold: 
         measurement.tables,
         edge=None if SCORES in measurement.tables else edge,
         categories=job.attributes,
+        slices=job.slices,
         label_values=job.data.label.values,
         favorable=job.data.label.favorable,
         min_group_size=job.privacy.metrics.min_group_size if withhold else 1,
         tolerance=job.privacy.metrics.tolerance,
         noise_variance=measurement.noise_variance,
         exact_auc=measurement.exact_auc,
+        responses=job.counts_responses,
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from fedethos.aggregation import HEAD_CENTER
 from fedethos.job import Job
 from fedethos.messages import Arrays, SplitName
 from fedethos.privacy.accounting import ACCOUNTANT
@@ -13,7 +14,15 @@ from fedethos.privacy.plan import plan_training
 from fedethos.privacy.planner import training_noise
 from fedethos.runfolder import RunFolder
 from fedethos.server.decision import threshold_json
-from fedethos.server.estimates_json import classes_json, exact_json, summary_json, without_counts
+from fedethos.server.estimates_json import (
+    classes_json,
+    exact_json,
+    exact_metrics_json,
+    exact_scenarios_json,
+    scenarios_json,
+    summary_json,
+    without_counts,
+)
 from fedethos.server.figures import Figures, exact_figures, released_figures
 from fedethos.server.measure import ExactMeasure, Measure, ReleaseBySites
 from fedethos.server.personal import measure_personal
@@ -80,8 +89,8 @@ def write_outcome(folder: RunFolder, ending: Ending, measure: Measure | ReleaseB
             "engine": ending.engine,
             "basis": measure.basis if measure else "released",
             "group_aware": shown is not None and shown.decision.group_aware,
-            "oracle": _oracle(exact, oracle.people) if exact and oracle else None,
-            **_shown(shown),
+            "oracle": _oracle(exact, oracle.people, job) if exact and oracle else None,
+            **_shown(shown, job),
             "personal": personal.as_json(job, exact) if personal else None,
             "privacy": _spent(ending),
             "communication": {
@@ -104,18 +113,23 @@ def _having_spent(ending: Ending, epsilon: Mapping[str, float]) -> Ending:
     return replace(ending, state=ending.state.remembering(spending=spending))
 
 
-def _shown(figures: Figures | None) -> dict[str, JsonValue]:
+def _shown(figures: Figures | None, job: Job) -> dict[str, JsonValue]:
     if figures is None:
-        return {"baseline": {}, **without_counts(), "classes": None}
-    baseline = summary_json(figures.baseline)["metrics"] if figures.baseline else {}
-    return {"baseline": baseline, **summary_json(figures.final), "classes": classes_json(figures.final.classes)}
+        return {"baseline": {}, **without_counts(), "classes": None, "scenarios": {}}
+    return {
+        "baseline": summary_json(figures.baseline)["metrics"] if figures.baseline else {},
+        **summary_json(figures.final),
+        "classes": classes_json(figures.final.classes),
+        "scenarios": scenarios_json(figures.final, job),
+    }
 
 
-def _oracle(figures: Figures, people: Mapping[SplitName, int]) -> dict[str, JsonValue]:
+def _oracle(figures: Figures, people: Mapping[SplitName, int], job: Job) -> dict[str, JsonValue]:
     return {
         **exact_json(figures.final),
+        "scenarios": exact_scenarios_json(figures.final, job),
         "classes": classes_json(figures.final.classes, lambda one: one.value),
-        "baseline": {name: metric.value for name, metric in figures.baseline.metrics.items()} if figures.baseline else {},
+        "baseline": exact_metrics_json(figures.baseline) if figures.baseline else {},
         "people": {split: count for split, count in people.items()},  # noqa: C416 - widens the key type
     }
 
@@ -185,11 +199,11 @@ def _privacy(ending: Ending) -> dict[str, JsonValue]:
         "secure_rng": ending.secure_rng,
         "accountant": ACCOUNTANT if private else None,
         "sites": sites,
-        "statement": _statement(job) if private else NO_PRIVACY,
+        "statement": _statement(job, centered=HEAD_CENTER in ending.initial) if private else NO_PRIVACY,
     }
 
 
-def _statement(job: Job) -> str:
+def _statement(job: Job, *, centered: bool) -> str:
     personal = "" if job.training.personal is None else PERSONAL_INSIDE if job.personal_is_charged else PERSONAL_OUTSIDE
-    center = CENTER_INSIDE * job.center_head
+    center = CENTER_INSIDE * centered
     return COVERED + WEIGHED * job.weighs_cells + BALANCED * (job.training.sampling != "uniform") + center + personal

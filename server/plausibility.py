@@ -30,9 +30,10 @@ def most_records(job: Job, declared_size: int, split: SplitName) -> int | None:
 
     With the shares p (train) and s (this split), ρ = s/p, the number of units exceeds ρ·size by more than
     6·sqrt(size·ρ·(1 + ρ)) + 6·max(1, ρ) with a probability below e⁻¹⁸ (Bernstein's inequality over people, each hashed on its own).
-    A unit brings at most ``rows_per_unit`` records; without privacy the records of a person are not bounded.
+    A unit brings at most ``rows_per_unit`` records. Nobody bounds the records of a person without privacy, nor where the unit of privacy is
+    a record: all of them are hashed into one split together.
     """
-    if job.privacy.mode == "none" and job.unit == "person":
+    if job.data.person_id is not None and (job.privacy.mode == "none" or job.unit == "record"):
         return None
     shares: dict[SplitName, float] = {"train": job.data.split.train, "validation": job.data.split.validation, "test": job.data.split.test}
     ratio = shares[split] / shares["train"]

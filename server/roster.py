@@ -97,14 +97,20 @@ class Roster:
             setup_of=self._setup_message,
             told=lambda site: self.standings.of(site.name).last,
         )
-        told = [self._telling(message) for message in messages]
+        told, before = [self._telling(message) for message in messages], self.standings.quarantined
         outcome = exchange(self.grid, told, self.sites, talk, deadline=self.job.federation.deadline)
+        self._part_with([site for site in self.sites.values() if site.name in self.standings.quarantined.keys() - before.keys()])
         require_quorum(outcome, self.job.federation.min_sites, doing=doing)
         return outcome
 
-    def _setup_message(self, site: Site) -> Message:
-        content = encode_request(SETUP, replace(self.request(0, self.frozen), fedethos=fedethos.__version__))
-        return self._telling(Message(content, site.node_id, SETUP, group_id="setup"))
+    def _part_with(self, sites: list[Site]) -> None:
+        """A last message to sites that have just been quarantined, which says so and why. Nobody waits for the answer."""
+        if sites:
+            self.grid.push_messages([self._setup_message(site, quarantined=True) for site in sites])
+
+    def _setup_message(self, site: Site, *, quarantined: bool = False) -> Message:
+        request = replace(self.request(0, self.frozen), fedethos=fedethos.__version__, quarantined=quarantined)
+        return self._telling(Message(encode_request(SETUP, request), site.node_id, SETUP, group_id="setup"))
 
     def _telling(self, message: Message) -> Message:
         """The same request, which says to its site why its last reply was refused."""

@@ -1,7 +1,7 @@
 """``python -m fedethos.server.runner``: the process of one ServerApp. Port, token and parent's pid come on standard input.
 
 Flower's own launcher puts the token on the command line, where every user of the machine can read it.
-Next on the path: ``server/app.py``.
+Next on the path: ``fedethos/deployed_app.py``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ license = "Apache-2.0"
 publisher = "fedethos"
 
 [tool.flwr.app.components]
-serverapp = "fedethos.server.app:app"
+serverapp = "fedethos.deployed_app:app"
 clientapp = "fedethos.client.app:app"
 
 [tool.flwr.app.config]

@@ -52,6 +52,11 @@ class Standings:
         return self._quarantine_after is not None and self.of(site).refusals >= self._quarantine_after
 
     @property
+    def quarantined(self) -> dict[str, str]:
+        """Sites that are not asked any more, in the order of their names, with the code of the last refusal."""
+        return {name: standing.last or "" for name, standing in self.known.items() if self.is_quarantined(name)}
+
+    @property
     def known(self) -> dict[str, Standing]:
         """Sites with a refusal in this run, for the checkpoint."""
         return dict(sorted(self._of.items()))

@@ -21,7 +21,8 @@ from fedethos.flower_superlink import SuperLinkClient
 from fedethos.server_document import ServerFolder
 from fedethos.storage import write_atomically
 
-_START_SECONDS = 60.0
+_START_SECONDS = 60.0  # for one that ends again and again
+_SLOW_START_SECONDS = 300.0  # for one that lives, on a machine that is busy
 _STOP_SECONDS = 10.0
 _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "1048576"}  # glibc: give the memory of large messages back at once
 
@@ -80,7 +81,7 @@ class SuperLink:
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
             self._spawn(settings)
-            if self._is_up(end):
+            if self._is_up(time.monotonic() + _SLOW_START_SECONDS):
                 return
             self.stop()
             time.sleep(1.0)  # the port may still be held by a process of a coordinator that was killed

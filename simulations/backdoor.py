@@ -19,7 +19,7 @@ from fedethos.job import Job
 from fedethos.progress import Observer
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.attacks import triggered
-from fedethos.simulations.evaluate import load_released
+from fedethos.simulations.evaluate import load_exported
 from fedethos.simulations.virtual_sites import SiteRecords, open_federation
 
 
@@ -41,7 +41,7 @@ def success_rate(job: Job, run: Path, attackers: frozenset[str], *, base: Path, 
             _unpaid(job), base=base, scratch=Path(scratch), ledger=Path(scratch) / "none", observer=observer, spoil=honest_targets
         ) as opened,
     ):
-        load_released(folder, opened.model, job.aggregation)
+        load_exported(folder.adapter, opened.model, job.aggregation)
         judged = []
         for node_id, node in opened.nodes.items():
             if opened.sites[node_id].name not in attackers:

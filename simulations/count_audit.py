@@ -14,7 +14,8 @@ from fedethos.client.evaluator import lay_out, predict
 from fedethos.client.node import Node
 from fedethos.client.release import stored_counts
 from fedethos.errors import FedethosError
-from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, score_cuts
+from fedethos.fairness.layout import FINE, SCORES, Layout, score_cuts
+from fedethos.fairness.responses import known_cuts
 from fedethos.job import Job
 from fedethos.messages import Tables
 from fedethos.privacy.conformance import Check, check_counts
@@ -41,7 +42,7 @@ def check_released_counts(job: Job, folder: RunFolder, ledger: Path, node: Node,
     pooled = job.fairness.thresholds == "pooled"
     if final is None or final.round != last or edge is None or (pooled and not validation):
         raise _gone(folder)
-    layout = Layout(score_cuts(np.sum([one[SCORES] for one in validation.values()], axis=0)) if pooled else DEFAULT_CUTS, edge)
+    layout = Layout(score_cuts(np.sum([one[SCORES] for one in validation.values()], axis=0)) if pooled else known_cuts(job), edge)
     released = _replies(job, folder, ledger, purpose_of(layout.wanted, "test"), last).get(site)
     if released is None:
         raise _gone(folder)

@@ -35,6 +35,7 @@ from fedethos.simulations.attacks import Scene
 from fedethos.simulations.grid import InProcessGrid
 from fedethos.simulations.manifest import simulation_manifest
 from fedethos.simulations.oracle import Oracle
+from fedethos.simulations.planted import canary_scenario
 from fedethos.simulations.virtual_sites import Federation, open_federation
 
 ENGINE = "inprocess"
@@ -131,6 +132,8 @@ def run_rounds(
     plan = _coordination(job, folder, run, federation, observer, started, honest=scene.honest(federation))
     if not folder.manifest.exists():
         folder.write_manifest(simulation_manifest(job, federation, base_weights, engine=ENGINE, marks=scene.marks(federation)))
+        if (canaries := canary_scenario(job)) is not None:
+            folder.write_canaries(canaries)
     behind = scene.behind(federation)
     app = build_client_app(lambda context: behind[context.node_id])
     build_server_app(plan)(InProcessGrid(app, _contexts(federation), wire=wire), _context(0))

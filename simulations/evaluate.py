@@ -6,9 +6,9 @@ Whatever comes out is exact (basis ``oracle``): only a simulation may look at re
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,9 @@ from fedethos.data.counterfactual import Swaps
 from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 from fedethos.fairness.intervals import Estimate
+from fedethos.fairness.scenarios import ScenarioOutcome, outcome
 from fedethos.fairness.summary import Summary
+from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
 from fedethos.messages import SplitName
 from fedethos.models.adapter_files import read_tensors
@@ -32,6 +34,7 @@ from fedethos.models.residual import beside_idle_adapter
 from fedethos.progress import Observer
 from fedethos.result import Interval
 from fedethos.runfolder import RunFolder
+from fedethos.scenario import load_job_with
 from fedethos.server.measure import describe, exact_layout
 from fedethos.simulations.oracle import exact_measurement
 from fedethos.simulations.virtual_sites import read_records, site_records
@@ -83,8 +86,24 @@ def open_released(folder: RunFolder, observer: Observer) -> Iterator[ReleasedMod
         observer.stage("Loading the model")
         task = prepare_task(job, base=base, scratch=Path(scratch), resources=resources)
         require_base(folder, task.model.base_sha256)
-        load_released(folder, task.model, job.aggregation)
+        load_exported(folder.adapter, task.model, job.aggregation)
         yield ReleasedModel(job, base, task, edge)
+
+
+@contextmanager
+def open_exported(adapter: Path, job: Job, base: Path, observer: Observer) -> Iterator[ReleasedModel]:
+    """An exported adapter, without its run, on the base model that ``job`` names here; the threshold is a score of 0.5.
+
+    Raises
+    ------
+    FedethosError
+        As ``open_released``, as far as they are about model and adapter.
+    """
+    with tempfile.TemporaryDirectory(prefix="fedethos-") as scratch, ExitStack() as resources:
+        observer.stage("Loading the model")
+        task = prepare_task(job, base=base, scratch=Path(scratch), resources=resources)
+        load_exported(adapter, task.model, job.aggregation)
+        yield ReleasedModel(job, base, task, FIXED_EDGE)
 
 
 def require_base(folder: RunFolder, sha256: str) -> None:
@@ -107,6 +126,11 @@ class Evaluation:
     records: int
     summary: Summary
 
+    @property
+    def scenarios(self) -> dict[str, ScenarioOutcome]:
+        """The outcomes of the job's scenarios by name."""
+        return {asked.name: outcome(asked, self.summary.slices[asked.table]) for asked in self.job.scenarios}
+
     def as_json(self) -> dict[str, JsonValue]:
         """``metrics`` and ``fairness`` as in ``result.json``, without the groups."""
         gaps = {attribute: one.gaps for attribute, one in self.summary.fairness.items()}
@@ -116,6 +140,7 @@ class Evaluation:
             "records": self.records,
             "metrics": _documented(self.summary.metrics),
             "fairness": {attribute: _documented(estimates) for attribute, estimates in gaps.items()},
+            "scenarios": {name: {"value": shown(one.value).model_dump(), "holds": one.holds} for name, one in self.scenarios.items()},
         }
 
 
@@ -132,9 +157,14 @@ def _common_threshold(folder: RunFolder) -> int:
     return threshold.edge_index
 
 
-def evaluate_run(folder: RunFolder, split: SplitName, observer: Observer) -> Evaluation:
-    """Metrics on one split of all sites, at the released threshold. Errors as for ``open_released``."""
-    with open_released(folder, observer) as released:
+def evaluate_run(folder: RunFolder, split: SplitName, observer: Observer, scenarios: Sequence[Path] = ()) -> Evaluation:
+    """Metrics on one split of all sites, at the released threshold; ``scenarios``: files of more scenarios than the job's own.
+
+    Errors as for ``open_released`` and ``load_job_with``.
+    """
+    asked = load_job_with(folder.job, (), scenarios)
+    with open_released(folder, observer) as opened:
+        released = replace(opened, job=asked)
         observer.stage("Reading and splitting the records")
         by_site = released.records(split)
         observer.stage(f"Evaluating on the {split} records")
@@ -154,11 +184,11 @@ def shown(item: Estimate) -> Interval:
     return Interval(value=None if item.abstained else item.value, low=item.low, high=item.high, abstained=item.abstained)
 
 
-def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> None:
-    """Load the exported adapter of a run with aggregation ``rule``. RUN-960 when there is none, SEC-670 to SEC-673 for a bad file."""
-    files = [folder.adapter / name for name in _TENSOR_FILES if (folder.adapter / name).is_file()]
+def load_exported(adapter: Path, model: NodeModel, rule: Aggregation) -> None:
+    """Load what a run with aggregation ``rule`` released. RUN-960 when there is none, SEC-670 to SEC-673 for a bad file."""
+    files = [adapter / name for name in _TENSOR_FILES if (adapter / name).is_file()]
     if len(files) != 1:
-        raise _no_adapter(folder)
+        raise _no_adapter(adapter)
     tensors = read_tensors(files[0])
     if model.center is not None:
         tensors = model.center.unfolded(tensors)
@@ -171,11 +201,11 @@ def load_released(folder: RunFolder, model: NodeModel, rule: Aggregation) -> Non
         model.load(frozen)
 
 
-def _no_adapter(folder: RunFolder) -> FedethosError:
+def _no_adapter(adapter: Path) -> FedethosError:
     return FedethosError(
         "RUN-960",
-        "The run holds no adapter that can be read.",
-        where=str(folder.adapter),
+        "The folder holds no adapter that can be read.",
+        where=str(adapter),
         why="There is no model to evaluate.",
         fix="Let the run finish (`fedethos resume`), or restore its adapter folder.",
     )

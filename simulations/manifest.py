@@ -9,6 +9,7 @@ from fedethos.server.manifest import ModelFacts, run_manifest
 from fedethos.simulations.virtual_sites import Federation
 from fedethos.storage import JsonValue
 
+PLANTED = "Made-up secrets stand among the training records"
 SHARED_LEDGER = "Other runs may have spent on the same people: see fedethos privacy spent"
 
 
@@ -19,4 +20,5 @@ def simulation_manifest(
     model = federation.model
     facts = ModelFacts(initial=model.read(), base_sha256=model.base_sha256, weights_sha256=base_weights, device=model.device.type)
     shared = [SHARED_LEDGER] if job.simulation.site.ledger else []
-    return run_manifest(job, federation.sites.values(), facts, engine=engine, marks=[*marks, *shared])
+    planted = [PLANTED] if job.simulation.canaries is not None else []
+    return run_manifest(job, federation.sites.values(), facts, engine=engine, marks=[*marks, *planted, *shared])

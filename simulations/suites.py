@@ -49,22 +49,11 @@ def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer)
         questions; else as for ``open_released``.
     """
     observer.stage("Reading the benchmarks")
-    suites = [suite for name, path in question.suites for suite in open_suites(name, path, count=question.items, seed=question.seed)]
+    suites = open_all(question)
     if not folder.parse_job().is_language:
-        raise _no_language_model(folder)
+        raise _no_language_model(str(folder.job))
     with open_released(folder, observer) as released:
-        writer = _writer(released, folder)
-        template = uses_chat_template(released.job, writer.tokenizer)
-        asked = [_asked(suite, released, writer, template=template) for suite in suites]
-        adapter = _answer(writer, suites, asked, observer, "with the adapter")
-        released.task.model.restore_base()
-        with without_adapter(writer.model):
-            base = _answer(writer, suites, asked, observer, "with the base model alone")
-        observer.stage("Computing intervals")
-        found = {
-            suite.name: _scores(suite, own, untouched, question, template=template)
-            for suite, own, untouched in zip(suites, adapter, base, strict=True)
-        }
+        found = ask_suites(released, suites, question, observer)
         earlier = folder.read_suites().suites if folder.suites.is_file() else {}
         return SuitesReport(
             schema="fedethos/suites/v1",
@@ -72,6 +61,31 @@ def score_suites(folder: RunFolder, question: SuiteQuestion, observer: Observer)
             job_sha256=released.job.sha256,
             suites={**earlier, **found},
         )
+
+
+def open_all(question: SuiteQuestion) -> list[Suite | WrittenSuite]:
+    """The suites of ``question``, read from their files."""
+    return [suite for name, path in question.suites for suite in open_suites(name, path, count=question.items, seed=question.seed)]
+
+
+def ask_suites(
+    released: ReleasedModel, suites: Sequence[Suite | WrittenSuite], question: SuiteQuestion, observer: Observer
+) -> dict[str, SuiteScores]:
+    """Scores of a released language model and of its untouched base model, by suite. RUN-965 for another model."""
+    writer = released.task.writer
+    if writer is None:
+        raise _no_language_model("task")
+    template = uses_chat_template(released.job, writer.tokenizer)
+    asked = [_asked(suite, released, writer, template=template) for suite in suites]
+    adapter = _answer(writer, suites, asked, observer, "with the adapter")
+    released.task.model.restore_base()
+    with without_adapter(writer.model):
+        base = _answer(writer, suites, asked, observer, "with the base model alone")
+    observer.stage("Computing intervals")
+    return {
+        suite.name: _scores(suite, own, untouched, question, template=template)
+        for suite, own, untouched in zip(suites, adapter, base, strict=True)
+    }
 
 
 def _asked(suite: Suite | WrittenSuite, released: ReleasedModel, writer: TextWriter, *, template: bool) -> Asked | list[str]:
@@ -133,17 +147,11 @@ def _hash(suite: Suite | WrittenSuite) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _writer(released: ReleasedModel, folder: RunFolder) -> TextWriter:
-    if released.task.writer is None:
-        raise _no_language_model(folder)
-    return released.task.writer
-
-
-def _no_language_model(folder: RunFolder) -> FedethosError:
+def _no_language_model(where: str) -> FedethosError:
     return FedethosError(
         "RUN-965",
         "The run has no language model.",
-        where=str(folder.job),
+        where=where,
         why="A classifier has no likelihood of an answer.",
         fix="Name a run of the task causal-lm, multiple-choice or preference.",
     )

@@ -22,6 +22,7 @@ from fedethos.progress import Observer
 from fedethos.server.site import Site
 from fedethos.simulations.accounts import committed_plans
 from fedethos.simulations.partition import check_site_labels, partition
+from fedethos.simulations.planted import with_canaries
 from fedethos.strategies.averaging import capped_shares
 
 SiteRecords = dict[str, Splits]
@@ -60,7 +61,7 @@ def same_records(job: Job, other: Job) -> bool:
 
 def _read_from(job: Job) -> tuple[object, ...]:
     terms = job.fairness.identity_terms if job.fairness.augment == "counterfactual" else None
-    return job.data, _kept_column(job), job.fairness.augment, terms
+    return job.data, _kept_column(job), job.fairness.augment, terms, job.scenarios
 
 
 def _kept_column(job: Job) -> str | None:
@@ -178,7 +179,7 @@ def open_federation(
         known = _declared_sizes(job)
         committed = committed_plans(job, known, ledger, run, resources) if known else {}
         observer.stage("Reading and splitting the records")
-        by_site = spoil(site_records(job, base, records))
+        by_site = spoil(with_canaries(job, site_records(job, base, records)))
         sizes = known or {name: declared_size(job, name, splits["train"].units) for name, splits in by_site.items()}
         if not known:
             committed = committed_plans(job, sizes, ledger, run, resources)

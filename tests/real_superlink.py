@@ -5,9 +5,9 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -36,6 +36,7 @@ class SuperLink:
     state: LinkState
     run_id: int
     token: str  # the ServerApp's
+    asked: dict[str, Message] = field(default_factory=dict)
 
     def register(self, key: ec.EllipticCurvePrivateKey) -> int:
         """What `flwr supernode register` does."""
@@ -43,16 +44,35 @@ class SuperLink:
 
     def ask(self, node_id: int, message_type: str, content: RecordDict) -> str:
         """What a ServerApp does: push a message to a node. Returns its id."""
+        message_id, complete = self.announce(node_id, message_type, content)
+        complete()
+        return message_id
+
+    def announce(self, node_id: int, message_type: str, content: RecordDict) -> tuple[str, Callable[[], None]]:
+        """The same up to the last object, which is the message itself. Returns its id, and what sends that object."""
         identify_process(self.run_id)
         message = Message(content, node_id, message_type)
         with_message_id(message, message.object_id)
+        self.asked[message.metadata.message_id] = message
+        return self._push(message)
+
+    def ask_again(self, asked: str) -> str:
+        """The very same message once more, under its own id, which no honest coordinator does."""
+        self.state.delete_messages({asked})
+        self.asked[asked].metadata.delivered_at = ""
+        return self._push(self.asked[asked])
+
+    def _push(self, message: Message) -> str:
         objects = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
         session = self.state.start_session(self.run_id)
         stored, missing = self.state.store_message_and_object_tree(message, get_object_tree(message), session)
         assert stored
-        for name in missing:
+        for name in sorted(missing, key=lambda name: name == message.object_id)[:-1]:
             self.state.store_object(self.run_id, session, name, objects[name])
-        return message.metadata.message_id
+        return message.object_id, lambda: self._stored(session, message.object_id, objects)
+
+    def _stored(self, session: str, name: str, objects: Mapping[str, bytes]) -> None:
+        assert self.state.store_object(self.run_id, session, name, objects[name])
 
     def reply(self, asked: str, *, seconds: float = 240.0) -> RecordDict | None:
         """Wait for the reply to a message; None when none comes."""

@@ -112,7 +112,29 @@ def test_the_version_stands_in_two_places_and_is_the_same():
 def _imported(path: Path) -> set[str]:
     nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return {name.split(".")[0] for name in plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}}
+    return plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+STOREYS = [{"core"}, {"privacy", "fairness"}, {"strategies"}, {"client", "server"}, {"governance"}, {"simulations"}, {"entry"}]
+
+
+def _room(name: str) -> str:
+    """``name``: of a module of ours. The command line and the ServerApp stand above the rooms and put them together."""
+    part = name.split(".")[1] if "." in name else ""
+    if part == "cli" or part.startswith("cli_") or part == "deployed_app":
+        return "entry"
+    return part if f"fedethos.{part}" in ROOMS else "core"
+
+
+def test_imports_point_one_way():
+    height = {room: number for number, rooms in enumerate(STOREYS) for room in rooms}
+    wrong = []
+    for place, path in _package_files(ROOT).items():
+        if path.suffix == ".py":
+            own = _room(place.removesuffix(".py").replace("/", "."))
+            used = {_room(name) for name in _imported(path) if name.split(".")[0] == "fedethos"} - {own}
+            wrong += [f"{place} imports {room}" for room in used if height[room] >= height[own]]
+    assert wrong == []
 
 
 def _declared(*lists: list[str]) -> dict[str, Requirement]:
@@ -121,7 +143,8 @@ def _declared(*lists: list[str]) -> dict[str, Requirement]:
 
 
 def test_the_libraries_that_are_imported_are_the_ones_that_are_declared():
-    imported = set().union(*(_imported(path) for path in _package_files(ROOT).values() if path.suffix == ".py"))
+    names = set().union(*(_imported(path) for path in _package_files(ROOT).values() if path.suffix == ".py"))
+    imported = {name.split(".")[0] for name in names}
     owners = metadata.packages_distributions()
     foreign = imported - set(sys.stdlib_module_names) - {"fedethos", ""}
     needed = {canonicalize_name(owners.get(name, [name])[0]) for name in foreign}

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fedethos.data.answers import answer_columns
 from fedethos.data.mapping import map_values, thresholds
 from fedethos.data.records import Records
 from fedethos.data.split import SplitName
@@ -63,7 +64,7 @@ class AuditTable:
     split : int64[n]
         Index into ``SPLITS``.
     text : tuple of str, n
-        What a text model reads; empty for tabular jobs.
+        What a text model reads, a language model's answers too; empty for tabular jobs.
     record : int64[n]
         Equal where two rows agree in every column of the file but the person.
     model_input : int64[n]
@@ -116,7 +117,8 @@ def audit_table(frame: pd.DataFrame, data: Data, records: Records, split: IntArr
     used = np.flatnonzero(split >= 0)
     frame, records = frame.iloc[used], records.take(used)
     contents = frame.drop(columns=[data.person_id] if data.person_id is not None else [])
-    inputs: Sequence[object] = records.text if records.features is None else [row.tobytes() for row in records.features]
+    text = _with_answers(records)
+    inputs: Sequence[object] = text if records.features is None else [row.tobytes() for row in records.features]
     return AuditTable(
         people=records.unit.astype(np.int64),
         label=records.label,
@@ -126,7 +128,7 @@ def audit_table(frame: pd.DataFrame, data: Data, records: Records, split: IntArr
         categories={attribute: (*names, UNKNOWN) for attribute, names in data.sensitive.items()},
         split=split[used],
         columns=tuple(_column(name, frame[name].tolist(), data) for name in _read_by_the_model(data)),
-        text=records.text,
+        text=text,
         record=_same(list(map(tuple, contents.itertuples(index=False, name=None)))),
         model_input=_same(inputs),
     )
@@ -144,7 +146,15 @@ def row_splits(records: Records, sites: Iterable[Mapping[SplitName, Records]]) -
 def _read_by_the_model(data: Data) -> list[str]:
     if data.features is not None:
         return sorted(data.features)
-    return sorted(set(parse_template(data.text).columns)) if data.text is not None else []
+    shown = set(parse_template(data.text).columns) if data.text is not None else set()
+    return sorted(shown.union(*answer_columns(data).values()))
+
+
+def _with_answers(records: Records) -> tuple[str, ...]:
+    """Each text, with the answers that a language model learns from behind its prompt."""
+    if not records.answers:
+        return records.text
+    return tuple("\n".join([prompt, *filter(None, own)]) for prompt, own in zip(records.text, records.answers, strict=True))
 
 
 def _column(name: str, cells: Sequence[str | None], data: Data) -> Column:

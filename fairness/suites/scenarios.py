@@ -48,10 +48,19 @@ def scenario(path: Path, *, count: int | None = None, seed: int = 0) -> Suite | 
     Raises
     ------
     FedethosError
-        CFG-201 to CFG-206 for another document; DATA-170 and DATA-171 as for ``read_identity_terms``; DATA-193 when no prompt holds an
-        identity term, or a secret has no letter or digit to vary.
+        CFG-201 to CFG-206 and CFG-417 for another document; CFG-419 for a filter over records; DATA-170 and DATA-171 as for
+        ``read_identity_terms``; DATA-193 when no prompt holds an identity term, or a secret has no letter or digit to vary.
     """
     asked = load_document(Scenario, path)
+    if not asked.prompts:
+        raise FedethosError(
+            "CFG-419",
+            "A scenario that filters records was given where prompts are asked.",
+            where=path.name,
+            why="The records are at the sites, which count them and pay for it.",
+            fix=f"Before the run: fedethos simulate JOB --scenario {path.name}; on a finished simulation: fedethos evaluate RUN --scenario "
+            f"{path.name}",
+        )
     if asked.metric == "exposure":
         return _exposure(asked, seed)
     if asked.metric in FLIPS:

@@ -123,11 +123,12 @@ def main() -> None:
     every = read_methods()
     parser = argparse.ArgumentParser(prog="python -m fedethos.simulations.benchmarks.adult_text", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed-start", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT, help="where the runs are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs: dict[str, list[Figures]] = {name: [] for name in every.methods}
-    for seed in range(1, arguments.seeds + 1):
+    for seed in range(arguments.seed_start, arguments.seed_start + arguments.seeds):
         for name, one in measured(every.methods, seed, arguments.out).items():
             print(
                 f"seed {seed}  {name:<10} accuracy {one.accuracy:.3f}  TPR gap {one.tpr_gap:+.3f}  FPR gap {one.fpr_gap:+.3f}", flush=True

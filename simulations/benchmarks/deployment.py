@@ -20,6 +20,7 @@ from fedethos.strategies.fedavg import AdapterFedAvg
 _PART = "deployment"
 _ROUNDS = 5
 _ADAPTER_BYTES = 100_000_000
+_TENSORS = 12
 _MANY = 200
 _PARAMETERS, _REPLIES = 1_000_000, 1_000
 
@@ -71,7 +72,7 @@ def _large_adapter() -> list[Row]:
 
 def _there_and_back(fleet: Fleet) -> tuple[float, float]:
     """Seconds, and by how many megabytes the SuperLink grew at most."""
-    fleet.ask(_arrays(10), timeout=60.0)
+    fleet.ask(_arrays(100), timeout=60.0)
     with PeakMemory(fleet.pid) as memory:
         seconds = fleet.ask(_arrays(_ADAPTER_BYTES // 4), timeout=600.0)
     return seconds, memory.peak - memory.before
@@ -108,5 +109,6 @@ def _aggregation() -> Row:
 
 
 def _arrays(values: int) -> RecordDict:
-    numbers = np.random.default_rng(7).standard_normal(values, dtype=np.float32)
-    return RecordDict({"arrays": ArrayRecord({"w": Array(numbers)})})
+    """As many tensors as an adapter of the demo has."""
+    parts = np.array_split(np.random.default_rng(7).standard_normal(values, dtype=np.float32), _TENSORS)
+    return RecordDict({"arrays": ArrayRecord({f"layer-{number}": Array(part) for number, part in enumerate(parts)})})

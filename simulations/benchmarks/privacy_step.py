@@ -26,12 +26,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from fedethos.losses import IGNORED, per_example_cross_entropy, per_example_next_token_loss
+from fedethos.data.prompts import PromptTable
+from fedethos.losses import IGNORED, per_example_cross_entropy
+from fedethos.models.language import score_answers
 from fedethos.privacy.coverage import CoveredLora, covered_modules
 from fedethos.privacy.engine import ClippingEngine
 from fedethos.privacy.fused import FusedEngine
@@ -149,9 +152,14 @@ class _Training:
         mask = torch.ones_like(self.tokens)
         if self.setting.model == "encoder":
             return per_example_cross_entropy(self.model(input_ids=self.tokens, attention_mask=mask).logits, self.labels)
-        language_model = cast(LlamaForCausalLM, cast(PeftModel, self.model).get_base_model())
-        hidden = language_model.model(input_ids=self.tokens, attention_mask=mask).last_hidden_state
-        return per_example_next_token_loss(hidden, language_model.get_output_embeddings(), self.labels)
+        return -score_answers(cast(PeftModel, self.model), **self.records()).mean[:, 0]
+
+    def records(self) -> dict[str, Tensor]:
+        """The tokens as prompts with one answer each; the first token of a text that is learnt whole is its prompt."""
+        rows = len(self.tokens)
+        prompt = np.full(rows, _prompt_length(self.setting))
+        table = PromptTable(self.tokens.flatten().numpy().astype(np.int32), prompt, (LENGTH - prompt)[:, None], 0)
+        return table.batch(np.arange(rows))
 
 
 def _training(setting: Setting, variant: Variant) -> _Training:
@@ -231,9 +239,12 @@ def _labels(setting: Setting, tokens: Tensor) -> Tensor:
     if setting.model == "encoder":
         return tokens[:, 0] % 2
     labels = tokens.clone()
-    if setting.response_only:
-        labels[:, : LENGTH * 3 // 4] = IGNORED
+    labels[:, : _prompt_length(setting)] = IGNORED
     return labels
+
+
+def _prompt_length(setting: Setting) -> int:
+    return LENGTH * 3 // 4 if setting.response_only else 1
 
 
 def _fuse_without_privacy(training: _Training) -> None:

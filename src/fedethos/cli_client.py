@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedethos.cli_client_ask import ask
 from fedethos.cli_client_records import backup, doctor, ledger
 from fedethos.cli_client_run import add_run_verbs
 from fedethos.errors import FedethosError
@@ -166,6 +167,7 @@ def approve(
 
 client_app.command(epilog="Example: fedethos client doctor ward/site.yaml --job job.yaml")(doctor)
 client_app.command(epilog="Example: fedethos client ledger ward/site.yaml --json")(ledger)
+client_app.command(epilog="Example: fedethos client ask job.yaml adapter ward/site.yaml --suite scenario=secrets.yaml")(ask)
 client_app.command(epilog="Example: fedethos client backup /backup/2026-03-02 ward/site.yaml")(backup)
 add_run_verbs(client_app)
 

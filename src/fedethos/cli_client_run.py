@@ -63,6 +63,8 @@ def status(site: Document = _SITE, as_json: AsJson = False) -> None:
     typer.echo(f"answered   {answer['answered']} requests since it started; refused {answer['refused']}")
     if answer["told"] is not None:
         typer.echo(f"told       the coordinator refused the last reply: {answer['told']} (docs/errors.md)")
+    if answer["quarantined"]:
+        typer.echo("           too many were refused: it asks this site no more in that run")
     typer.echo("Next: what left this site and what it cost: fedethos client ledger")
 
 

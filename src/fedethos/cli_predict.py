@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,13 +51,8 @@ def predict(
         predictor = Predictor(released, Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
         if prompt is not None:
             _answer(predictor, prompt, tuple(choices or ()), as_json=as_json)
-        elif file is not None and out is not None:
-            with out.open("w", encoding="utf-8") as stream:
-                written = sum(stream.write(_line(answer)) > 0 for answer in predictor.rows(file))
-            typer.echo(f"{written:,} answers in {out}")
         elif file is not None:
-            for answer in predictor.rows(file):
-                typer.echo(_line(answer), nl=False)
+            _answer_rows(predictor, file, out)
 
 
 def _answer(predictor: Predictor, prompt: str, choices: tuple[str, ...], *, as_json: bool) -> None:
@@ -75,6 +71,18 @@ def _answer(predictor: Predictor, prompt: str, choices: tuple[str, ...], *, as_j
     typer.echo(answer["label"])
     for name, chance in answer["probabilities"].items():
         typer.echo(f"  {chance:.3f}  {name}")
+
+
+def _answer_rows(predictor: Predictor, file: Path, out: Path | None) -> None:
+    answers = predictor.rows(file)
+    first = list(islice(answers, 1))  # whatever is refused is refused before it, and leaves an earlier file as it is
+    if out is None:
+        for answer in chain(first, answers):
+            typer.echo(_line(answer), nl=False)
+        return
+    with out.open("w", encoding="utf-8") as stream:
+        written = sum(stream.write(_line(answer)) > 0 for answer in chain(first, answers))
+    typer.echo(f"{written:,} answers in {out}")
 
 
 def _line(answer: Answer) -> str:

@@ -32,15 +32,19 @@ def simulate(
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the job and say what would happen; read no records.")] = False,
     as_json: AsJson = False,
+    scenarios: Annotated[
+        list[Path] | None,
+        typer.Option("--scenario", metavar="FILE", help="A scenario that filters records, counted by every site; may be given again."),
+    ] = None,
     attack: Annotated[
         AttackKind | None, typer.Option(help="Let some sites attack, under every robust rule, and print what each rule loses.")
     ] = None,
     attackers: Annotated[float, typer.Option(min=0.0, max=1.0, help="With --attack: share of the sites that attack.")] = 0.2,
 ) -> None:
     """Run a job on virtual sites in this process."""
-    from fedethos.documents import load_job
+    from fedethos.scenario import load_job_with
 
-    job = load_job(job_file, overrides or [])
+    job = load_job_with(job_file, overrides or [], scenarios or [])
     if attack is not None:
         folder = out or RUNS / f"{job.name}-{attack}"
         simulate_attack(job, attack, attackers, folder, base=job_file.parent, wire=wire, force=force, dry_run=dry_run, as_json=as_json)

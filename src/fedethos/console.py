@@ -8,10 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedethos.job import Job
 from fedethos.personal_view import side_by_side
 from fedethos.records import FairnessReport, PrivacyReport
 from fedethos.result import GapName, MetricName, Personal, Result, in_declared_order
 from fedethos.runfolder import RunFolder
+from fedethos.scenario_words import HEAD, rows
+from fedethos.task_words import RESPONSE_PERPLEXITY, gap_words, metric_words
 from fedethos.wording import (
     cautions,
     difference,
@@ -29,16 +32,16 @@ from fedethos.wording import (
 )
 
 WIDTH = 100  # of piped output
-_METRICS: tuple[tuple[str, MetricName], ...] = (
-    ("Accuracy", "accuracy"),
-    ("Balanced accuracy", "balanced_accuracy"),
-    ("AUC", "roc_auc"),
-    ("Worst-group accuracy", "worst_group_accuracy"),
-)
-_GAPS: tuple[tuple[str, GapName], ...] = (
-    ("demographic-parity difference", "demographic_parity_difference"),
-    ("equalized-odds difference", "equalized_odds_difference"),
-)
+_METRICS: dict[MetricName, str] = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "roc_auc": "AUC",
+    "worst_group_accuracy": "Worst-group accuracy",
+}
+_GAPS: dict[GapName, str] = {
+    "demographic_parity_difference": "demographic-parity difference",
+    "equalized_odds_difference": "equalized-odds difference",
+}
 
 
 def print_summary(run_folder: RunFolder, console: Console | None = None) -> None:
@@ -60,11 +63,14 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
         console.print(Text(f"Weights in the last round: {last}." if last else "No weights were moved: the run ended before."))
     console.print()
     job = run_folder.parse_job()
-    console.print(_metrics_table(result, fairness, job.attributes, job.data.label.values))
+    console.print(_metrics_table(result, fairness, job))
     console.print()
     if result.personal is not None:
         console.print(_personal_table(result, result.personal, job.attributes))
         console.print(Text(personal_words(job)))
+        console.print()
+    if result.scenarios:
+        console.print(_scenarios_table(result))
         console.print()
     console.print(_privacy_table(result, privacy))
     console.print()
@@ -84,20 +90,22 @@ def _standard_output() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def _metrics_table(result: Result, fairness: FairnessReport, declared: Mapping[str, Sequence[str]], labels: Sequence[str]) -> Table:
+def _metrics_table(result: Result, fairness: FairnessReport, job: Job) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("Test people of all sites" if fairness.people.test is None else f"{fairness.people.test:,} test people of all sites")
     table.add_column("value (95 % interval)")
     table.add_column("change by training")
-    for label, name in _METRICS:
+    if (perplexity := result.metrics.response_perplexity) is not None:
+        table.add_row(RESPONSE_PERPLEXITY, interval(perplexity), difference(perplexity.value, result.base_response_perplexity))
+    for name, label in metric_words(job, _METRICS).items():
         item = result.metrics.of(name)
         table.add_row(label, interval(item), difference(item.value, result.base_value(name)))
     if result.classes is not None:
         table.add_row("Worst-class recall", interval(result.classes.worst_class_recall), "")
-        for label in labels:
+        for label in job.data.label.values:
             table.add_row(Text(f"Recall of {label}"), interval(result.classes.labels[label].recall), "")
-    for attribute, gaps in in_declared_order(result.fairness, declared).items():
-        for label, gap in _GAPS:
+    for attribute, gaps in in_declared_order(result.fairness, job.attributes).items():
+        for gap, label in gap_words(job, _GAPS).items():
             table.add_row(Text(f"By {attribute}: {label}"), interval(gaps.of(gap)), "")
     return table
 
@@ -109,6 +117,15 @@ def _personal_table(result: Result, personal: Personal, declared: Mapping[str, S
         table.add_column(heading)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _scenarios_table(result: Result) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in HEAD:
+        table.add_column(heading)
+    for row in rows(result):
+        table.add_row(*(Text(cell) for cell in row[: len(HEAD)]))
     return table
 
 

@@ -45,6 +45,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from fedethos.errors import FedethosError
 from fedethos.flower import all_objects, rebuild_from_wire, unreadable, with_content, with_message_id
 from fedethos.flower_fleet_client import Endpoint, FleetClient, RunEndedError, UnusableError, answered, translated
+from fedethos.flower_packing import packed, unpacked
 from fedethos.storage import write_atomically
 
 __all__ = ["Endpoint", "FleetConnection", "RunEndedError"]
@@ -160,6 +161,8 @@ class FleetConnection:
         RunEndedError
             When nobody waits for it.
         """
+        if reply.has_content():
+            reply = with_content(reply, packed(reply.content))
         with no_object_id_recompute():  # each id is a hash over the whole reply
             with_message_id(reply, reply.object_id)
             objects, tree = all_objects(reply), get_object_tree(reply)
@@ -246,8 +249,8 @@ class FleetConnection:
 
         try:
             root, names = _content_of(tree)
-            contents = translated(lambda wanted: pull_objects(wanted, pull_checked), names)
-            return with_content(announced, rebuild_from_wire(contents, root))
+            contents = translated(lambda wanted: pull_objects(wanted, pull_checked, initial_backoff=_QUICK_POLL), [*names, tree.object_id])
+            return with_content(announced, unpacked(rebuild_from_wire(contents, root)))
         except (UnusableError, UnexpectedObjectContentError, ObjectPullError, KeyError, TypeError, ValueError, RecursionError):
             return unreadable(announced)
 

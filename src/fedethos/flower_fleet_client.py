@@ -27,6 +27,7 @@ from fedethos.errors import FedethosError
 
 _LARGEST_RESPONSE = 64 * 2**20  # bytes; Flower cuts tensors into objects of 5 MiB
 _LARGEST_SKEW = 5.0  # seconds
+_KEPT_SECONDS = 60.0  # an idle connection; httpx's 5 would mean a TLS handshake for every heartbeat, and the gateway closes after 75
 _UNAVAILABLE = (502, 503, 504)
 
 Asked = TypeVar("Asked")
@@ -74,7 +75,8 @@ class FleetClient(FleetHttpClient):
         verify = _trusting(endpoint)
         super().__init__(endpoint.url, interceptors=interceptors, verify=verify)
         self._client.close()
-        transport = _Bounded(httpx.HTTPTransport(verify=verify, proxy=endpoint.proxy, retries=0))
+        limits = httpx.Limits(keepalive_expiry=_KEPT_SECONDS)
+        transport = _Bounded(httpx.HTTPTransport(verify=verify, proxy=endpoint.proxy, retries=0, limits=limits))
         self._client = httpx.Client(transport=transport, timeout=30.0, follow_redirects=False, trust_env=False)
 
 

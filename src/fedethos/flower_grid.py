@@ -3,7 +3,9 @@
 Flower 1.41's own ``HttpGrid.pull_messages`` trusts a site three times: it waits up to two hours for the bytes of a reply that was only
 announced, it raises in the ServerApp when those bytes are no message, and it believes the reply's own word on whose question it answers.
 Each lets one site stop everybody's run. Here a reply is taken apart object by object, without waiting, within a size, and is handed over
-only when it says what its announcement said. Non-public flwr imports; ``tests/core/test_flower_grid.py`` is their contract.
+only when it says what its announcement said. ``push_messages`` has a fourth: a site that confirms a message whose bytes are still on
+their way to the SuperLink makes the push of all messages fail. Here each message is pushed by itself.
+Non-public flwr imports; ``tests/core/test_flower_grid.py`` is their contract.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, inflate_
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
-LOST_SUPERLINK = (httpx.HTTPError, ObjectPushError)  # what Flower's grid raises while its SuperLink goes or comes back
+from fedethos.flower import with_content
+from fedethos.flower_packing import packed, unpacked
+
+LOST_SUPERLINK = httpx.HTTPError  # what Flower's grid raises while its SuperLink goes or comes back
 
 _MOST_OBJECTS = 100_000
 _LEAST_BYTES = 64 * 1024 * 1024  # counts of a small model are larger than its adapter
@@ -78,12 +83,18 @@ class CheckedGrid(Grid):
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """A reply may have three times the tensors of the largest request, or 64 MiB."""
-        messages = list(messages)
-        for message in messages:
-            sizes = (len(array.data) for record in message.content.array_records.values() for array in record.values())
-            self._most_bytes = max(self._most_bytes, 3 * sum(sizes))
-        return self._grid.push_messages(messages)
+        """Ids in the order of ``messages``, "" for one that was not taken. A reply may have three times its tensors, or 64 MiB."""
+        return [self._pushed(message) for message in messages]
+
+    def _pushed(self, message: Message) -> str:
+        content = packed(message.content)
+        self._most_bytes = max(
+            self._most_bytes, 3 * sum(len(array.data) for part in content.array_records.values() for array in part.values())
+        )
+        try:
+            return next(iter(self._grid.push_messages([with_content(message, content)])), None) or ""
+        except ObjectPushError:  # its site dropped it too early, or the SuperLink came back in between
+            return ""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Replies that are complete, one in memory at a time."""
@@ -174,4 +185,7 @@ def _read(announced: _Announced, claimed: Metadata) -> Message:
     if (said.reply_to_message_id, said.src_node_id, said.run_id) != (claimed.reply_to_message_id, claimed.src_node_id, claimed.run_id):
         raise _UnusableError
     message.metadata.__dict__["_message_id"] = root
-    return message
+    try:
+        return with_content(message, unpacked(message.content)) if message.has_content() else message
+    except ValueError:
+        raise _UnusableError from None

@@ -24,11 +24,13 @@ from fedethos.job_language import LANGUAGE_TASKS, LanguageTask, check_language
 from fedethos.job_losses import WEIGHING_LOSSES, check_loss
 from fedethos.job_personal import Personal, check_personal
 from fedethos.job_privacy import Privacy
+from fedethos.job_scenarios import MATCHING, MOST, OTHERS, RecordScenario, check_scenarios
 from fedethos.job_simulation import Simulation
 from fedethos.job_strategy import check_strategy, steers_cells
 from fedethos.section import PositiveFloat, Section
 
 _WARMUP_ROUNDS, _ROUNDS_WITH_WARMUP = 2, 5  # measured in docs/benchmarks.md, "Small data"
+_FEW_UNITS = 1_000  # of a site: the centre was measured at 500
 LINEAR, MLP = "builtin:linear", "builtin:mlp"  # the models of tabular-classification
 
 
@@ -99,9 +101,10 @@ class Training(Section):
         "auto",
         description="In so many first rounds the classification head trains alone. auto: two, if a private job has five rounds or more.",
     )
-    center_head: Literal["on", "off"] = Field(
-        "off",
-        description="on: subtract a mean of what the classification head reads, which each site releases once and pays for with training.",
+    center_head: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="on: subtract a mean of what the classification head reads, which each site releases once and pays for with training. "
+        "auto: where the head warms up and every site declares at most 1,000 training units.",
     )
     iterate_average: Literal["none", "tail", "ema"] = Field(
         "none",
@@ -143,6 +146,9 @@ class Job(Section):
     federation: Federation = Field(default_factory=Federation)
     robustness: Robustness = Field(default_factory=Robustness)
     policy: Policy | None = Field(None, description="Needed for what a job may not do by default, such as group-specific thresholds.")
+    scenarios: list[RecordScenario] = Field(
+        default_factory=list, max_length=MOST, description="Test records that every site counts apart, each with a metric and its limit."
+    )
     simulation: Simulation = Field(default_factory=Simulation)
 
     @model_validator(mode="after")
@@ -232,6 +238,11 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _scenarios_can_be_counted(self) -> Job:
+        check_scenarios(self)
+        return self
+
+    @model_validator(mode="after")
     def _several_labels_have_no_threshold(self) -> Job:
         if self.data.label.multiclass and self.fairness.thresholds != "fixed":
             raise PydanticCustomError(
@@ -313,6 +324,16 @@ class Job(Section):
         return self.data.sensitive | crossed_categories(self.data.sensitive, self.fairness.intersections)
 
     @property
+    def slices(self) -> dict[str, list[str]]:
+        """The count tables of ``scenarios``, with their groups."""
+        return {one.table: [MATCHING, OTHERS] for one in self.scenarios}
+
+    @property
+    def counted(self) -> dict[str, list[str]]:
+        """Every table that a site counts by group: ``attributes``, then ``slices``."""
+        return self.attributes | self.slices
+
+    @property
     def fairness_attribute(self) -> str | None:
         """The attribute that weights and thresholds act on; None when the job declares none."""
         return self.fairness.attribute or next(iter(self.data.sensitive), None)
@@ -329,12 +350,16 @@ class Job(Section):
         return self.privacy.mode != "none" and self.training.personal is not None and self.training.personal.release_counts
 
     @property
+    def steps_in_round(self) -> int:
+        """Steps that a site computes in a round: of the global adapter, and of its personal one."""
+        training = self.training
+        own = 0 if training.personal is None else training.personal.local_steps or training.local_steps
+        return training.local_steps + own
+
+    @property
     def charged_steps(self) -> int:
         """Private steps that a site is charged for in a round: of the global adapter, and of its personal one if that has noise."""
-        training = self.training
-        if training.personal is None or not self.personal_is_charged:
-            return training.local_steps
-        return training.local_steps + (training.personal.local_steps or training.local_steps)
+        return self.steps_in_round if self.personal_is_charged else self.training.local_steps
 
     @property
     def steering_rounds(self) -> range:
@@ -348,6 +373,11 @@ class Job(Section):
     def is_language(self) -> bool:
         """Whether the model is a language model, which scores continuations of a prompt."""
         return self.task in LANGUAGE_TASKS
+
+    @property
+    def counts_responses(self) -> bool:
+        """Whether the score table holds the losses of responses in the place of scores of a label (``fairness/responses.py``)."""
+        return self.task == "causal-lm"
 
     @property
     def unit(self) -> Literal["person", "record"]:
@@ -366,8 +396,12 @@ class Job(Section):
 
     @property
     def center_head(self) -> bool:
-        """Whether the head's input is centred."""
-        return self.training.center_head == "on"
+        """Whether the head's input is centred, with ``auto`` resolved; under ``auto`` a model whose head does not allow it goes without."""
+        if self.training.center_head != "auto":
+            return self.training.center_head == "on"
+        sizes = [plan.declared_size for plan in self.federation.sites.values()]
+        few = bool(sizes) and all(size is not None and size <= _FEW_UNITS for size in sizes)
+        return few and self.head_warmup_rounds > 0 and self.privacy.mode != "none"
 
     @property
     def rows_per_unit(self) -> int:

@@ -33,9 +33,11 @@ def check_language(job: Job) -> None:
     Raises
     ------
     PydanticCustomError
-        CFG-410 to CFG-414 and CFG-416, see docs/errors.md.
+        CFG-410 to CFG-414, CFG-416 and CFG-420, see docs/errors.md.
     """
     _check_answers(job)
+    if job.simulation.canaries is not None and job.task != "causal-lm":
+        raise PydanticCustomError("CFG-420", "simulation.canaries are secrets that the model learns to write: for causal-lm alone.")
     if (job.data.label.column is None) != (job.task in ("causal-lm", "preference")):
         raise PydanticCustomError(
             "CFG-411",

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fedethos.caps import VirtualSite
-from fedethos.section import PositiveFloat, Section
+from fedethos.section import FiniteFloat, PositiveFloat, Section
 
 
 class Partition(Section):
@@ -33,9 +33,18 @@ class Partition(Section):
         return self
 
 
+class Canaries(Section):
+    """Made-up secrets among the training records, whose exposure tells what the model memorises (causal-lm)."""
+
+    count: int = Field(ge=10, le=1000, description="How many different secrets; fewer than ten have no verdict.")
+    repetitions: int = Field(1, ge=1, le=1000, description="Records of each.")
+    limit: FiniteFloat = Field(3.0, description="The most bits of exposure that the scenario canaries.yaml allows.")
+
+
 class Simulation(Section):
     sites: int = Field(5, ge=1, le=10_000, description="Number of virtual sites.")
     partition: Partition = Field(default_factory=lambda: Partition(kind="iid"))
     seed: int = Field(7, ge=0, lt=2**63, description="Everything random in a simulation follows from it.")
     engine: Literal["inprocess"] = Field("inprocess", description="All sites in this process, one shared base model.")
     site: VirtualSite = Field(default_factory=VirtualSite)
+    canaries: Canaries | None = Field(None, description="Plant made-up secrets among the training records; null: none.")

@@ -73,11 +73,12 @@ class Request:
     """What every request says about itself.
 
     ``attempt`` counts how often the run was continued and this message sent again; ``refused``: the code with which the coordinator
-    refused this site's last reply. For ``query.setup`` only: ``fedethos``, the coordinator's version. For ``train`` only:
-    ``cell_weights`` in the order of ``fedethos/cells.py``. For ``evaluate`` only: ``split``, and which noisy tables a private job wants
-    (``fairness/layout.py``): the inner edges ``cuts`` of the score table, the threshold ``edge`` of the group tables or, in its place,
-    one decision rule for each group of ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``;
-    ``personal``: of the site's own adapter in place of the one in ``arrays`` (which stands in for one that is not there yet).
+    refused this site's last reply. For ``query.setup`` only: ``fedethos``, the coordinator's version; ``quarantined``: too many replies of
+    this site were refused, and it is not asked again in this run. For ``train`` only: ``cell_weights`` in the order of
+    ``fedethos/cells.py``. For ``evaluate`` only: ``split``, and which noisy tables a private job wants (``fairness/layout.py``): the inner
+    edges ``cuts`` of the score table, the threshold ``edge`` of the group tables or, in its place, one decision rule for each group of
+    ``attribute``; ``group_cuts``: those of the score table by group of ``attribute``; ``personal``: of the site's own adapter in place of
+    the one in ``arrays`` (which stands in for one that is not there yet).
     """
 
     job_sha256: str
@@ -94,6 +95,7 @@ class Request:
     cell_weights: tuple[float, ...] | None = None
     refused: str | None = None
     fedethos: str | None = None
+    quarantined: bool = False
     personal: bool = False
 
 
@@ -179,6 +181,8 @@ def encode_request(message_type: str, request: Request) -> RecordDict:
         config["cell-weights"] = list(request.cell_weights)
     if message_type == SETUP and request.fedethos is not None:
         config["fedethos"] = request.fedethos
+    if message_type == SETUP and request.quarantined:
+        config["quarantined"] = True
     if request.refused is not None:
         config["refused"] = request.refused
     return RecordDict({ARRAYS: encode_arrays(request.arrays), CONFIG: ConfigRecord(config)})
@@ -198,6 +202,8 @@ def decode_request(message: Message) -> Request:
         keys["cell-weights"] = list
     if message.metadata.message_type == SETUP and "fedethos" in config:
         keys["fedethos"] = str
+    if message.metadata.message_type == SETUP and "quarantined" in config:
+        keys["quarantined"] = bool
     if "refused" in config:
         keys["refused"] = str
     if {name: type(value) for name, value in config.items()} != keys or config["contract"] != CONTRACT_VERSION:
@@ -227,6 +233,7 @@ def decode_request(message: Message) -> Request:
         cell_weights=_numbers(config, "cell-weights", float),
         refused=refused,  # type: ignore[arg-type]
         fedethos=version,  # type: ignore[arg-type]
+        quarantined=config.get("quarantined") is True,
         personal=config.get("personal") is True,
     )
 

@@ -138,9 +138,16 @@ def _line(view: _View) -> str:
 
 
 def _facts(record: Round) -> list[str]:
-    facts = [f"worst group {number(record.metrics.worst_group_accuracy)}", f"AUC {number(record.metrics.roc_auc)}"]
+    name, value = _quality(record)
+    facts = [f"worst group {number(record.metrics.worst_group_accuracy)}", f"{name} {number(value)}"]
     spent = _largest(record)
     return facts + ([f"epsilon {epsilon(spent)}"] if spent is not None else [])
+
+
+def _quality(record: Round) -> tuple[str, float | None]:
+    """The AUC; accuracy where the task has none."""
+    metrics = record.metrics
+    return ("AUC", metrics.roc_auc) if metrics.roc_auc is not None or metrics.accuracy is None else ("accuracy", metrics.accuracy)
 
 
 def _states(sites: Mapping[str, str]) -> str:
@@ -185,7 +192,7 @@ def _numbers(view: _View, *, ascii_only: bool) -> Table:
     table = Table.grid(padding=(0, 2))
     for label, values in (
         ("Worst group", [record.metrics.worst_group_accuracy for record in view.finished]),
-        ("AUC", [record.metrics.roc_auc for record in view.finished]),
+        (_quality(last)[0], [_quality(record)[1] for record in view.finished]),
     ):
         table.add_row(label, number(values[-1]), "" if ascii_only else _spark(values))
     spent = _largest(last)

@@ -38,13 +38,15 @@ class RoundGaps(Document):
 class Refusal(Document):
     site: str
     code: str
+    incident: str = ""
 
 
 class Round(Document):
     """One line of ``rounds.jsonl``; round 0 is before training. ``seconds`` and bytes are of this round alone.
 
     ``weights``: group to label to the weight of its people's clipped gradients in this round, ``site_weights`` a site's weight in the
-    aggregation, where a strategy moves them; derived from released counts. ``quarantined``: sites that are not asked any more.
+    aggregation, where a strategy moves them; derived from released counts. ``quarantined``: sites that are not asked any more, each with
+    the code of its last refused reply.
     """
 
     round: Count
@@ -60,7 +62,7 @@ class Round(Document):
     weights: dict[str, dict[str, float]] | None = None
     site_weights: dict[str, float] | None = None
     refusals: list[Refusal]
-    quarantined: list[str] = []
+    quarantined: list[Refusal] = []
 
 
 class SimulatedAttack(Document):

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fedethos.job_scenarios import RecordMetric
+
 Basis = Literal["released", "unprotected", "oracle"]
 Count = Annotated[int, Field(ge=0)]
 MetricName = Literal["accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy"]
@@ -53,6 +55,7 @@ class Metrics(Record):
     f1: Interval
     roc_auc: Interval
     worst_group_accuracy: Interval
+    response_perplexity: Interval | None = None  # of causal-lm, else null
 
     def of(self, name: MetricName) -> Interval:
         value: Interval = getattr(self, name)
@@ -117,6 +120,7 @@ class OracleMetrics(Record):
     f1: float | None
     roc_auc: float | None
     worst_group_accuracy: float | None
+    response_perplexity: float | None = None
 
 
 class OracleGroup(Record):
@@ -190,6 +194,18 @@ class Oracle(Record):
     baseline: OracleMetrics
     people: People
     classes: OracleClasses | None
+    scenarios: dict[str, float | None]
+
+
+class ScenarioResult(Record):
+    """One of the job's scenarios on the test people. ``count`` who match its filter, null where they are withheld; ``holds`` null where
+    the metric is not measurable, which is no pass."""
+
+    metric: RecordMetric
+    count: int | None
+    value: Interval
+    at_most: float
+    holds: bool | None
 
 
 class SitePrivacy(Record):
@@ -228,9 +244,17 @@ class Result(Record):
     fairness: dict[str, Attribute]
     classes: Classes | None  # null for two labels
     personal: Personal | None  # null without training.personal
+    scenarios: dict[str, ScenarioResult]  # empty where nothing was counted, or the job has none
     privacy: PrivacySummary
     communication: Communication
     aggregation_error: float
+
+    @property
+    def base_response_perplexity(self) -> float | None:
+        """That of the untrained base model, as ``base_value``."""
+        if isinstance(self.baseline, Metrics):
+            return self.baseline.response_perplexity.value if self.baseline.response_perplexity else None
+        return self.oracle.baseline.response_perplexity if self.basis == "oracle" and self.oracle is not None else None
 
     def base_value(self, name: MetricName) -> float | None:
         """The untrained base model's value on the same people, exact or released as ``basis`` says; None if it was not released."""

@@ -39,6 +39,7 @@ FILES = (
     "fairness.json",
     "flips.json",
     "suites.json",
+    "canaries.yaml",
     "report.html",
     "local.json",
     "incidents.log",
@@ -93,6 +94,11 @@ class RunFolder:
     def suites(self) -> Path:
         """Scores on public benchmarks; there only after ``fedethos evaluate --suite``."""
         return self.path / "suites.json"
+
+    @property
+    def canaries(self) -> Path:
+        """The scenario that measures the exposure of planted canaries; there only where the job plants some."""
+        return self.path / "canaries.yaml"
 
     @property
     def report(self) -> Path:
@@ -187,6 +193,9 @@ class RunFolder:
 
     def write_job(self, text: str) -> None:
         self._write(self.job, text.encode())
+
+    def write_canaries(self, text: str) -> None:
+        self._write(self.canaries, text.encode())
 
     def write_manifest(self, manifest: Mapping[str, JsonValue]) -> None:
         self._write_document(self.manifest, manifest, Manifest)

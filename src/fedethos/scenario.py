@@ -1,23 +1,32 @@
-"""``scenario.yaml``: prompts of one's own for a language model, one metric, and the most that it may be.
+"""``scenario.yaml``: prompts of one's own for a language model, or a filter over the sites' records; one metric, and the most it may be.
 
-``fedethos evaluate RUN --suite scenario=FILE`` asks it. What the metrics mean is in ``fairness/suites/scenarios.py``.
+Prompts: ``fedethos evaluate RUN --suite scenario=FILE`` asks the released adapter; what the metrics mean is in
+``fairness/suites/scenarios.py``. A filter: ``fedethos simulate JOB --scenario FILE`` puts it into the job, where every site counts the
+records that match (``job_scenarios.py``).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from fedethos.documents import load_document, load_job
+from fedethos.errors import FedethosError
+from fedethos.job import Job
+from fedethos.job_scenarios import Filter, Name, RecordMetric, RecordScenario
 from fedethos.section import FiniteFloat, Fraction, Section
 
-Metric = Literal[
+PromptMetric = Literal[
     "refusal_rate", "phrase_rate", "toxicity_rate", "answer_flip_rate", "refusal_flip_rate", "likelihood_difference", "exposure"
 ]
 Text = Annotated[str, Field(min_length=1, max_length=4000)]
 
-FLIPS: frozenset[Metric] = frozenset({"answer_flip_rate", "refusal_flip_rate", "likelihood_difference"})
+FLIPS: frozenset[PromptMetric] = frozenset({"answer_flip_rate", "refusal_flip_rate", "likelihood_difference"})
 REFUSALS: tuple[str, ...] = (
     "i can't",
     "i cannot",
@@ -43,12 +52,13 @@ class Toxicity(Section):
 
 
 class Scenario(Section):
-    """Prompts, one metric, and its limit."""
+    """Prompts or a filter, one metric, and its limit."""
 
     schema_: Literal["fedethos/scenario/v1"] = Field(alias="schema")
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-    prompts: Annotated[list[Text], Field(min_length=1, max_length=10_000)]
-    metric: Metric
+    name: Name
+    prompts: list[Text] = Field(default_factory=list, max_length=10_000)
+    filter: Filter | None = Field(None, description="Instead of prompts: which test records every site counts (see scenarios in the job).")
+    metric: PromptMetric | RecordMetric
     limit: FiniteFloat
     phrases: list[Text] | None = Field(
         None, description="What counts in an answer: of phrase_rate, or of a refusal instead of the usual words."
@@ -64,7 +74,10 @@ class Scenario(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Scenario:
+        of_prompts = self.metric in get_args(PromptMetric)
         needed = {
+            "prompts": of_prompts,
+            "filter": not of_prompts,
             "phrases": self.metric == "phrase_rate",
             "responses": self.metric in ("likelihood_difference", "exposure"),
             "identity_terms": self.metric in FLIPS,
@@ -72,7 +85,7 @@ class Scenario(Section):
         }
         optional = {"phrases"} if self.metric in ("refusal_rate", "refusal_flip_rate") else set()
         for key, need in needed.items():
-            given = getattr(self, key) is not None
+            given = getattr(self, key) not in (None, [])
             if given != need and key not in optional:
                 raise PydanticCustomError(
                     "CFG-417", "This metric needs {key}." if need else "This metric does not use {key}.", {"key": key}
@@ -80,3 +93,25 @@ class Scenario(Section):
         if self.responses is not None and len(self.responses) != len(self.prompts):
             raise PydanticCustomError("CFG-417", "There is not one response for each prompt.")
         return self
+
+
+def load_job_with(path: Path, overrides: Sequence[str], files: Sequence[Path]) -> Job:
+    """``documents.load_job``, and the scenarios of ``files`` after the job's own. CFG-419 for a file with prompts."""
+    job = load_job(path, overrides)
+    if not files:
+        return job
+    scenarios = [one.model_dump(mode="json") for one in job.scenarios] + [_of_records(file) for file in files]
+    return load_job(path, [*overrides, f"scenarios={json.dumps(scenarios)}"])
+
+
+def _of_records(path: Path) -> dict[str, object]:
+    asked = load_document(Scenario, path)
+    if asked.filter is None:
+        raise FedethosError(
+            "CFG-419",
+            "A scenario of prompts was given where records are counted.",
+            where=path.name,
+            why="Its answers depend on the released adapter alone, so no site is asked.",
+            fix=f"After the run: fedethos evaluate RUN --suite scenario={path.name}",
+        )
+    return asked.model_dump(mode="json", include=set(RecordScenario.model_fields))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console, Group
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedethos.storage import JsonValue
-from fedethos.wording import duration
+from fedethos.wording import duration, natural
 
 _EVERY_SECONDS = 1.0
 _SHOWN_REFUSALS = 5
@@ -52,6 +53,7 @@ class _Run(_Part):
     sites: dict[str, str]
     min_sites: int
     refusals: list[_Refusal]
+    quarantined: dict[str, str]
     starts: int
     folder: str
     problem: _Problem | None
@@ -60,6 +62,7 @@ class _Run(_Part):
 class _Status(_Part):
     version: str
     address: str
+    disk_full: bool
     sites: list[_Site]
     runs: list[_Run]
 
@@ -71,7 +74,10 @@ def print_status(answer: Mapping[str, JsonValue], console: Console | None = None
 
 def watch_status(ask: Callable[[], Mapping[str, JsonValue]]) -> None:
     """Ask again every second until Ctrl-C."""
-    with Live(_page(_Status.model_validate(ask())), auto_refresh=False, screen=False) as live:
+    with (
+        suppress(KeyboardInterrupt),
+        Live(_page(_Status.model_validate(ask())), auto_refresh=False, screen=False) as live,
+    ):
         while True:
             time.sleep(_EVERY_SECONDS)
             live.update(_page(_Status.model_validate(ask())), refresh=True)
@@ -83,6 +89,8 @@ def _page(status: _Status) -> Group:
         Text(f"Coordinator {status.address}, fedethos {status.version}: {online} of {len(status.sites)} sites online", style="bold"),
         _sites(status.sites),
     ]
+    if status.disk_full:
+        parts.append(Text("\nThe disk of the state folder is full. Free some space: what waits goes on by itself.", style="red"))
     going = [run for run in status.runs if run.status not in ("completed", "failed", "stopped")]
     ended = [run for run in status.runs if run not in going][-_SHOWN_ENDED:]
     names = {site.name: site.online for site in status.sites}
@@ -114,10 +122,14 @@ def _run(run: _Run, online: Mapping[str, bool]) -> list[Text | Table]:
         missing = [name for name in run.sites if not online.get(name, False)]
         parts.append(Text(f"  {here} of {len(run.sites)} sites are online, {run.min_sites} are needed. Missing: {', '.join(missing)}"))
     if states := {name: state for name, state in run.sites.items() if state}:
-        parts.append(Text("  " + ", ".join(f"{name} {state}" for name, state in states.items())))
+        parts.append(Text("  " + ", ".join(f"{name} {states[name]}" for name in sorted(states, key=natural))))
     for refusal in run.refusals[-_SHOWN_REFUSALS:]:
         incident = f" (incident {refusal.incident})" if refusal.incident else ""
         parts.append(Text(f"  round {refusal.round}: {refusal.site} refused with {refusal.code}{incident}", style="yellow"))
+    for site, code in run.quarantined.items():
+        parts.append(
+            Text(f"  {site} is quarantined after too many refusals, the last with {code}: not asked again in this run", style="red")
+        )
     if run.problem is not None:
         parts.append(
             Text(f"  {run.problem.code} {run.problem.what} {run.problem.fix}", style="red" if run.status == "failed" else "yellow")

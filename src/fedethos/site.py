@@ -43,7 +43,9 @@ class Coordinator(Section):
     address: str = Field(pattern=r"^[A-Za-z0-9.:\[\]-]{1,253}:\d{1,5}$", description="HOST:PORT of the coordinator.")
     ca: str | None = Field(None, description="PEM file of the authority that signed the coordinator's certificate, such as your company's.")
     insecure: bool = Field(False, description="No TLS: on this machine (127.0.0.1, ::1, localhost) only, for a trial.")
-    proxy: str | None = Field(None, pattern=r"^https?://[^\s@]+$", description="Your HTTP proxy, http://HOST:PORT; null: connect directly.")
+    proxy: str | None = Field(
+        None, pattern=r"^http://[A-Za-z0-9.:\[\]-]{1,253}:\d{1,5}/?$", description="Your HTTP proxy, http://HOST:PORT; null: none."
+    )
 
     @property
     def host(self) -> str:
@@ -62,6 +64,8 @@ class Coordinator(Section):
             raise PydanticCustomError("CFG-402", "coordinator.ca is missing: without it no certificate can be checked.")
         if not 0 < self.port < 65_536:
             raise PydanticCustomError("CFG-403", "coordinator.address has no port between 1 and 65535.")
+        if self.proxy is not None and not 0 < int(self.proxy.rstrip("/").rpartition(":")[2]) < 65_536:
+            raise PydanticCustomError("CFG-403", "coordinator.proxy has no port between 1 and 65535.")
         return self
 
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from tests.connect_proxy import connect_proxy
 
 from fedethos.client.doctor import Check, check_paperwork, run_checks
 from fedethos.client.doctor_jobs import check_jobs
@@ -218,6 +219,25 @@ def test_a_closed_port_a_wrong_name_and_a_plain_server_are_told_apart(tmp_path: 
     assert [check.code for check in network(tmp_path, here) if check.state == "fail"] == ["NET-551"]
     nowhere = Coordinator(address=f"{'x' * 64}.example:{port}", ca="ca.pem")  # no name has so long a part, so nobody is asked
     assert [check.code for check in network(tmp_path, nowhere) if check.state == "fail"] == ["NET-550"]
+
+
+def test_through_a_proxy_the_coordinator_itself_is_checked(serve: Serve, tmp_path: Path) -> None:
+    with connect_proxy() as proxy:
+        coordinator = serve().model_copy(update={"proxy": proxy.url})
+        checks = network(tmp_path, coordinator)
+        assert [(check.name, check.state) for check in checks] == [(name, "ok") for name in ("dns", "tcp", "tls", "answer", "clock")]
+        assert [line.split()[:2] for line in proxy.asked] == [["CONNECT", coordinator.address]]
+        skewed = serve(skew=300.0).model_copy(update={"proxy": proxy.url})
+        assert [check.code for check in network(tmp_path, skewed) if check.state == "fail"] == ["NET-554"]
+
+
+def test_a_proxy_that_lets_nobody_through_is_told_apart_from_one_that_is_not_there(serve: Serve, tmp_path: Path) -> None:
+    with connect_proxy(refuse=True) as proxy:
+        coordinator = serve().model_copy(update={"proxy": proxy.url})
+        [refused] = [check for check in network(tmp_path, coordinator) if check.state == "fail"]
+    assert refused.code == "NET-555" and "403" in refused.said
+    [absent] = [check for check in network(tmp_path, coordinator) if check.state == "fail"]
+    assert absent.code == "NET-551" and "the proxy" in absent.said
 
 
 def test_an_authority_that_has_ended_is_found(open_hospital, tmp_path: Path) -> None:

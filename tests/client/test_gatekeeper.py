@@ -252,7 +252,7 @@ VALUES = st.one_of(
     st.lists(st.text(max_size=3), max_size=3),
 )
 CONFIG_KEYS = ["contract", "job-sha256", "run", "round", "attempt", "split", "cuts", "edge", "attribute", "group-cuts", "rules", "noise"]
-KEYS = st.sampled_from([*CONFIG_KEYS, "cell-weights", "server-round", "x"])
+KEYS = st.sampled_from([*CONFIG_KEYS, "cell-weights", "quarantined", "server-round", "x"])
 
 
 @dataclass(frozen=True)

@@ -154,3 +154,20 @@ def test_a_warm_up_longer_than_the_job_is_refused(write_job) -> None:
 )
 def test_a_private_job_of_five_rounds_warms_its_head_up_unless_told_otherwise(write_job, sections, rounds):
     assert load_job(write_job(**sections)).head_warmup_rounds == rounds
+
+
+@pytest.mark.parametrize(
+    ("sections", "centered"),
+    [
+        ({}, True),
+        ({"training": {"center_head": "off"}}, False),
+        ({"training": {"head_warmup_rounds": 0}}, False),
+        ({"privacy": {"mode": "none", "epsilon": None}}, False),
+        ({"federation": {"rounds": 5, "sites": {}}}, False),
+        ({"federation": {"rounds": 5, "sites": {"site-1": {"declared_size": 300}, "site-2": {}}}}, False),
+        ({"federation": {"rounds": 5, "sites": {"site-1": {"declared_size": 300}, "site-2": {"declared_size": 1001}}}}, False),
+    ],
+)
+def test_the_head_is_centred_where_every_site_declares_few_people(write_job, sections, centered):
+    few = {"rounds": 5, "sites": {"site-1": {"declared_size": 300}, "site-2": {"declared_size": 1000}}}
+    assert load_job(write_job(**{"federation": few, **sections})).center_head is centered

@@ -133,6 +133,22 @@ def test_counts_that_nobody_paid_for_are_held_back(working) -> None:
     assert working.check(EVALUATE, replace(request, cuts=(20,)), encode_reply(reply)) == "SEC-661"
 
 
+def test_counts_of_a_scenario_leave_as_the_approved_job_names_it(work) -> None:
+    older = {"name": "older", "filter": {"age": [">=50"]}, "metric": "error_rate", "limit": 0.3}
+    working = work(job={"scenarios": [older]})
+    request = working.hospital.request(**COUNTS)
+    reply = decode_reply(EVALUATE, working.answer(EVALUATE, request))
+    assert isinstance(reply, EvaluateReply)
+    assert set(reply.tables) == {":scores", "sex", "scenario:older"}
+    assert working.check(EVALUATE, request, encode_reply(reply)) == "ok"
+    without = {name: table for name, table in reply.tables.items() if name != "scenario:older"}
+    renamed = {**without, "scenario:younger": reply.tables["scenario:older"]}
+    for tables in (without, renamed):
+        assert working.check(EVALUATE, request, encode_reply(replace(reply, tables=tables))) == "SEC-661"
+    changed = {**reply.tables, "scenario:older": reply.tables["scenario:older"] + 1}
+    assert working.check(EVALUATE, request, encode_reply(replace(reply, tables=changed))) == "SEC-663"
+
+
 def test_an_update_without_privacy_is_held_back_in_a_private_job(working) -> None:
     request = working.hospital.request()
     bare = TrainReply(request.arrays, Basis.UNPROTECTED, "record", "add-remove", None, None, 2)

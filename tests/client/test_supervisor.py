@@ -200,12 +200,16 @@ def test_a_run_from_setup_to_counts(install) -> None:
     call_control(node.socket, "resume", {})
     assert isinstance(node.reply(TRAIN, asked), TrainReply)
 
+    assert node.superlink.ask_again(asked) == asked  # replayed: the same message under the same id
+    replayed = node.reply(TRAIN, asked)
+    assert isinstance(replayed, ErrorReply) and replayed.code == "SEC-634"
+
     refused = node.answer(TRAIN, 2, job_sha256="0" * 64)
     assert isinstance(refused, ErrorReply) and refused.code == "SEC-611"
     lines = egress.read(node.folder / "state" / egress.FILE)
     kinds = [(line.sent.message_type, line.sent.round, line.sent.refused) for line in lines]
     assert kinds[:5] == [(SETUP, 0, None), (TRAIN, 1, None), (TRAIN, 1, None), (TRAIN, 2, None), (EVALUATE, 3, None)]
-    assert kinds[5:] == [(TRAIN, 3, None), ("", 0, "SEC-611")]
+    assert kinds[5:] == [(TRAIN, 3, None), ("", 0, "SEC-634"), ("", 0, "SEC-611")]
     assert lines[1].sent.sha256 == lines[2].sent.sha256 and lines[3].sent.epsilon_after == second.epsilon
     assert refused.incident in (node.folder / "state" / "incidents.log").read_text()
     assert node.stop() == 0

@@ -159,3 +159,25 @@ def test_names_from_documents_cannot_break_the_page(job: Path, site: Path, visit
     _, error = run(job, "--site", site, "--out", page)
     assert error is None
     assert "script" not in Tags(page.read_text("utf-8")).tags
+
+
+def test_a_language_model_learns_answers_so_they_are_audited_too(tmp_path: Path) -> None:
+    """Identifiers stand in the responses alone, and rows with equal prompts are no copies where the answers differ."""
+    note = "came by train and went home again"
+    rows = [{"note": note, "letter": f"Write to anna{row}@example.org", "sex": "fm"[row % 2]} for row in range(60)]
+    (tmp_path / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({
+        "schema": "fedethos/job/v1",
+        "name": "letters",
+        "task": "causal-lm",
+        "model": {"path": "none"},
+        "data": {"path": "letters.jsonl", "text": {"column": "note"}, "response": {"column": "letter"}, "sensitive": {"sex": ["f", "m"]},
+                 "split": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+        "simulation": {"sites": 1},
+        "fairness": {"thresholds": "fixed"},
+    }))  # fmt: skip
+    body, error = run(tmp_path / "job.yaml", "--json")
+    assert error is None
+    audit = json.loads(body)["audit"]
+    assert [kind["rows"] for kind in audit["identifiers"] if "mail" in kind["kind"]] == [60]
+    assert audit["duplicates"]["inputs"]["across"] == 0

@@ -14,9 +14,9 @@ from flwr.serverapp import ServerApp
 
 from fedethos import flower
 from fedethos.client.app import app as client_app
+from fedethos.deployed_app import app as server_app
 from fedethos.errors import FedethosError
 from fedethos.messages import EVALUATE, SETUP, TRAIN, ErrorReply, Request, decode_reply, encode_request
-from fedethos.server.app import app as server_app
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +56,7 @@ def test_a_message_can_be_made_and_numbered_outside_of_flowers_processes() -> No
 
 def test_flowers_table_names_our_apps() -> None:
     components = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["components"]
-    assert components == {"serverapp": "fedethos.server.app:app", "clientapp": "fedethos.client.app:app"}
+    assert components == {"serverapp": "fedethos.deployed_app:app", "clientapp": "fedethos.client.app:app"}
     assert isinstance(server_app, ServerApp) and isinstance(client_app, ClientApp)
 
 

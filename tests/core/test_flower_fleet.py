@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from tests.connect_proxy import connect_proxy
 from tests.real_superlink import SuperLink, certificate_authority, running_superlink
 
 from fedethos.errors import FedethosError
@@ -54,6 +55,18 @@ def test_a_message_arrives_whole_and_its_reply_goes_back(superlink, key) -> None
         [reply] = superlink.state.get_message_res({asked}, superlink.run_id)
         assert reply.metadata.reply_to_message_id == asked and reply.has_content() and reply.metadata.src_node_id == node_id
         assert superlink.state.get_object(superlink.run_id, reply.metadata.message_id)
+
+
+def test_a_message_is_not_confirmed_before_it_is_whole(superlink, key) -> None:
+    """Its tensors may be there long before, with another site's message."""
+    node_id = superlink.register(key)
+    with connection(superlink, key) as fleet:
+        fleet.receive(plenty)
+        asked, complete = superlink.announce(node_id, "train", content())
+        threading.Timer(1.0, complete).start()  # fails where the message was confirmed and so dropped before
+        message = fleet.receive(plenty)
+        assert message is not None and message.has_content()
+        assert superlink.state.get_object(superlink.run_id, asked)
 
 
 def test_no_code_and_nothing_else_is_ever_asked_for(superlink, key, monkeypatch) -> None:
@@ -164,6 +177,26 @@ def test_the_environment_names_no_proxy(superlink, key, monkeypatch) -> None:
     with connection(superlink, key, proxy="http://127.0.0.1:9") as fleet:  # the site document does
         fleet.receive(plenty)
         assert fleet.problem is not None and fleet.problem.code == "NET-541"
+
+
+def test_everything_goes_through_the_proxy_of_the_site_document_and_it_sees_nothing(superlink, key) -> None:
+    node_id = superlink.register(key)
+    with connect_proxy() as proxy, connection(superlink, key, proxy=proxy.url) as fleet:
+        fleet.receive(plenty)
+        asked = superlink.ask(node_id, "train", content())
+        message = fleet.receive(plenty)
+        assert message is not None and fleet.problem is None
+        fleet.send(Message(content(4), reply_to=message))
+        assert len(superlink.state.get_message_res({asked}, superlink.run_id)) == 1
+    assert set(proxy.asked) == {f"CONNECT {superlink.address} HTTP/1.1"}
+    passed = b"".join(proxy.seen)
+    assert len(passed) > 10_000 and b"/v1/fleet" not in passed and b"NUMPY" not in passed  # TLS from end to end
+
+
+def test_a_proxy_that_lets_nobody_through_is_named_and_tried_again(superlink, key) -> None:
+    with connect_proxy(refuse=True) as proxy, connection(superlink, key, proxy=proxy.url) as fleet:
+        assert fleet.receive(plenty) is None and fleet.problem is not None and fleet.problem.code == "NET-541"
+        assert "ProxyError" in str(fleet.problem) and fleet.pause <= 1.0
 
 
 def test_too_large_a_message_comes_without_content_and_can_be_answered(superlink, key) -> None:

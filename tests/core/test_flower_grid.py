@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.superlink.grid.http_grid import HttpGrid
 from tests.real_superlink import SuperLink, running_superlink
@@ -144,6 +145,24 @@ def test_a_reply_larger_than_any_is_given_up(scene: Scene, monkeypatch: pytest.M
     scene.store(answer(asked[scene.nodes[0]], RecordDict({"arrays": large})))
     replies = scene.pull(asked)
     assert dict(replies[scene.nodes[0]].content.items()) == {}
+
+
+def test_a_message_that_its_site_confirms_too_early_spoils_no_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Confirming drops it at the SuperLink; Flower's own grid then raises for all messages of the round."""
+    state = scene.superlink.state
+    bad = scene.nodes[0]
+    announce = state.store_message_and_object_tree
+
+    def and_confirm(message: Message, tree: ObjectTree, session: str) -> tuple[bool, list[str]]:
+        announced = announce(message, tree, session)
+        if message.metadata.dst_node_id == bad:
+            state.object_store.delete(message.metadata.message_id)
+        return announced
+
+    monkeypatch.setattr(state, "store_message_and_object_tree", and_confirm)
+    content = RecordDict({"arrays": ArrayRecord({"w": Array(np.ones(4, dtype=np.float32))}), "config": ConfigRecord({"round": 1})})
+    ids = list(scene.grid.push_messages([Message(content, node, TRAIN) for node in scene.nodes]))
+    assert ids[0] == "" and state.get_object(scene.superlink.run_id, ids[1])
 
 
 def test_a_node_that_is_gone_is_an_error(scene: Scene) -> None:

@@ -9,11 +9,11 @@ from fedethos.result import Attribute, Interval, Result, in_declared_order, resu
 
 KEYS = {
     "name", "status", "rounds", "seconds", "engine", "basis", "oracle", "baseline", "metrics", "fairness", "privacy", "communication",
-    "aggregation_error", "group_aware", "classes", "personal",
+    "aggregation_error", "group_aware", "classes", "personal", "scenarios",
 }  # fmt: skip
 VALUE = {"value": 0.5, "low": 0.4, "high": 0.6, "abstained": False}
 WITHHELD = {"value": None, "low": None, "high": None, "abstained": True}
-METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy")
+METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy", "response_perplexity")
 GAPS = ("demographic_parity_difference", "demographic_parity_ratio", "equalized_odds_difference", "equal_opportunity_difference")
 GROUP = {"count": 20} | dict.fromkeys(("selection_rate", "tpr", "fpr", "accuracy"), VALUE)
 ATTRIBUTE = dict.fromkeys(GAPS, VALUE) | {"groups": {"Female": GROUP, "Male": GROUP, "unknown": {**GROUP, "count": None, "tpr": WITHHELD}}}
@@ -35,12 +35,14 @@ def result(**changes: object) -> dict:
             "baseline": EXACT | {"roc_auc": 0.25},
             "people": {"train": 60, "validation": 10, "test": 30},
             "classes": None,
+            "scenarios": {"older": 0.2},
         },
         "baseline": {},
         "metrics": dict.fromkeys(METRICS, VALUE),
         "fairness": {"sex": ATTRIBUTE},
         "classes": None,
         "personal": None,
+        "scenarios": {"older": {"metric": "error_rate", "count": 40, "value": VALUE, "at_most": 0.6, "holds": True}},
         "privacy": {
             "unit": "record",
             "adjacency": "add-remove",

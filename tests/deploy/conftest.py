@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.deploy.stack import SITES, Stack, make_stack
+from tests.deploy.stack import SEEDED, SITES, Stack, job_of, make_stack
+
+from fedethos.runfolder import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +24,10 @@ def stack() -> Iterator[Stack]:
             made.until(lambda: sum(site["online"] for site in made.status()["sites"]) == len(SITES))
             yield made
         finally:
-            for process in made.processes.values():
-                process.terminate()
-            for process in made.processes.values():
-                process.wait(60)
+            made.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(stack: Stack) -> RunFolder:
+    """A seeded run of four rounds during which nothing happens."""
+    return stack.run_to_end(job_of("calm", rounds=4, privacy=SEEDED))

@@ -1,9 +1,14 @@
-"""A coordinator and three sites as processes of their own on loopback, with TLS and keys, driven by the real command line."""
+"""A coordinator and three sites as processes of their own on loopback, with TLS and keys, driven by the real command line.
+
+Where the kernel allows it, they live in a network that has nothing but loopback (``network.py``). What the nodes send goes through a
+recorder (``relay.py``), and strings that must never be in it are planted at each site.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +19,11 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from tests.deploy.network import Network
 
+from fedethos.certificates import write_private
 from fedethos.cli import run as fedethos
+from fedethos.client.node_key import write_node_key
 from fedethos.control.calling import call_control
 from fedethos.errors import FedethosError
 from fedethos.runfolder import RunFolder
@@ -26,6 +34,8 @@ ROOT = Path(__file__).parents[2]
 SITES = ("north", "south", "west")
 ROWS = 600  # records of each site
 SEEDED: dict[str, object] = {"mode": "none", "secure_rng": False}  # a site's ledger takes no seeded noise
+
+CANARIES = {place: f"canary{number}jane{number}doe" for number, place in enumerate(("folder", "file", "key", "note", "environment"))}
 
 Words = dict[str, object]
 
@@ -59,6 +69,7 @@ class Stack:
     """``folder``: what ``fedethos keys trial`` made."""
 
     folder: Path
+    network: Network = field(default_factory=Network)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -71,16 +82,21 @@ class Stack:
 
     # --- processes ---
 
-    def start(self, name: str) -> None:
-        """``coordinator`` or a site's name."""
+    def start(self, name: str, program: Path | None = None) -> None:
+        """``coordinator`` or a site's name. ``program``: in place of the ``fedethos`` command."""
         words = ["server", "start", *self.server] if name == "coordinator" else ["client", "start", str(self.folder / name / "site.yaml")]
+        self._spawn(name, ["-c", "from fedethos.cli import main; main()"] if program is None else [str(program)], words)
+
+    def _spawn(self, name: str, program: list[str], words: list[str]) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", "from fedethos.cli import main; main()", *words],
-                stdout=out,
-                stderr=out,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder / "watch")},
+                [*self.network.prefix, sys.executable, *program, *words], stdout=out, stderr=out, env=self.environment
             )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        watch = {"PYTHONPATH": str(self.folder / "watch"), "PATIENT_DATABASE": CANARIES["environment"]}
+        return {**os.environ, "OMP_NUM_THREADS": "1", **watch}
 
     def start_coordinator(self) -> None:
         self.start("coordinator")
@@ -101,12 +117,38 @@ class Stack:
         assert len(found) == 1
         os.kill(found[0], signal.SIGKILL)
 
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(60)
+        self.network.close()
+
+    # --- what was seen ---
+
+    def sent(self) -> list[bytes]:
+        """Everything that nodes sent so far, as it entered TLS, by connection."""
+        return [path.read_bytes() for path in (self.folder / "sent").iterdir()]
+
+    def heard(self) -> list[Words]:
+        """Events of the notification hook."""
+        return [json.loads(line) for line in (self.folder / "heard").read_text().splitlines()]
+
     def sockets(self) -> list[tuple[str, str, str]]:
         """What all processes did with sockets so far: (program, audit event, address), in Python's words."""
         lines = (self.folder / "watch" / "sockets.log").read_text().splitlines()
         return [tuple(json.loads(line)) for line in lines]
 
     # --- runs ---
+
+    def add_stranger(self) -> None:
+        """The folder of a site that has everything but a place in trust.yaml."""
+        folder, west = self.folder / "stranger", self.folder / "west"
+        folder.mkdir()
+        shutil.copy(west / "ca.pem", folder)
+        document = yaml.safe_load((west / "site.yaml").read_text()) | {"name": "stranger", "account": "stranger", "key": "node.key"}
+        write_private(folder / "site.yaml", yaml.safe_dump(document).encode())
+        write_node_key(folder / "node.key")
 
     def write_job(self, job: Words) -> Path:
         path = self.folder / f"{job['name']}.yaml"
@@ -161,22 +203,41 @@ sys.addaudithook(hook)
 
 
 def make_stack(folder: Path) -> Stack:
-    """Made, not started."""
+    """Made, with its recorder; nothing else is started."""
     sites = [part for site in SITES for part in ("--site", site)]
-    assert fedethos(["keys", "trial", str(folder), "--address", f"127.0.0.1:{free_port()}", *sites]) == 0
+    gateway, relay = free_port(), free_port()
+    assert fedethos(["keys", "trial", str(folder), "--address", f"127.0.0.1:{gateway}", "--connect", f"127.0.0.1:{relay}", *sites]) == 0
     adult = pd.read_parquet(ROOT / "src/fedethos/data/builtin/adult.parquet").sample(ROWS * len(SITES), random_state=1)
     for number, site in enumerate(SITES):
-        adult.iloc[number * ROWS : (number + 1) * ROWS].to_csv(folder / site / "data.csv", index=False)
+        write_records(folder, site, adult.iloc[number * ROWS : (number + 1) * ROWS].assign(note=CANARIES["note"]))
+        (folder / site / "node.key").rename(folder / site / f"{CANARIES['key']}.key")
         path = folder / site / "site.yaml"
         document = yaml.safe_load(path.read_text())
         document |= {"caps": {"lifetime_epsilon": 200.0, "per_job_epsilon": 50.0}, "device": "cpu", "allow_unprotected": True}
+        document |= {"key": f"{CANARIES['key']}.key", "data": {"path": str(records(folder, site).relative_to(folder / site))}}
         path.write_text(yaml.safe_dump(document))
     (folder / "watch").mkdir()
+    (folder / "sent").mkdir()
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     server = folder / "server" / "server.yaml"
     hear = f"import sys; open({str(folder / 'heard')!r}, 'a').write(sys.stdin.read())"
-    server.write_text(yaml.safe_dump(yaml.safe_load(server.read_text()) | {"notify": [sys.executable, "-S", "-c", hear]}))
-    return Stack(folder)
+    server.write_text(
+        yaml.safe_dump(yaml.safe_load(server.read_text()) | {"notify": [sys.executable, "-S", "-c", hear], "quarantine_after": 2})
+    )
+    stack = Stack(folder)
+    files = [str(folder / name) for name in ("server/server.pem", "server/server.key", "north/ca.pem", "sent")]
+    stack._spawn("relay", [str(Path(__file__).with_name("relay.py"))], [str(relay), str(gateway), *files])
+    return stack
+
+
+def records(folder: Path, site: str) -> Path:
+    return folder / site / CANARIES["folder"] / f"{CANARIES['file']}.csv"
+
+
+def write_records(folder: Path, site: str, table: pd.DataFrame) -> None:
+    path = records(folder, site)
+    path.parent.mkdir(exist_ok=True)
+    table.to_csv(path, index=False)
 
 
 def _command(pid: int) -> list[str]:

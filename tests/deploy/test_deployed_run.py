@@ -14,12 +14,6 @@ pytestmark = pytest.mark.xdist_group("deploy")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(stack):
-    """A seeded run during which nothing happens."""
-    return stack.run_to_end(job_of("calm", rounds=4, privacy=SEEDED))
-
-
-@pytest.fixture(scope="module")
 def private(stack):
     """A run with differential privacy, whose ServerApp is killed on the way."""
     path = stack.write_job(job_of("private"))

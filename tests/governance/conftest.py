@@ -141,6 +141,7 @@ def _oracle(story: Story) -> dict | None:
         "baseline": {"accuracy": 0.611, "balanced_accuracy": 0.563, "f1": 0.401, "roc_auc": 0.588, "worst_group_accuracy": 0.570},
         "people": {"train": 5702, "validation": 979, "test": 2937},
         "classes": None,
+        "scenarios": {},
         "fairness": {
             attribute: {name: value[0] or 0.21 for name, value in GAPS[attribute].items()}
             | {
@@ -188,6 +189,7 @@ def _result(story: Story) -> dict:
         "fairness": _attributes(story),
         "classes": None,
         "personal": None,
+        "scenarios": {},
         "privacy": {
             "unit": "record",
             "adjacency": "add-remove",

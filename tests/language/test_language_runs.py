@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.governance.report import render_report
+from fedethos.privacy.counts import plan_counts
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import simulate
@@ -39,15 +40,22 @@ def test_a_private_job_of_each_task_runs_and_reports(task: str, language_job: Wr
     assert result["status"] == "completed"
     assert isinstance(sites, dict)
     assert all(0.0 < site["epsilon"] <= 8.0 for site in sites.values())
-    assert set(result["metrics"]) == {"accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy"}
+    assert set(result["metrics"]) == {"accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy", "response_perplexity"}
     if task == "causal-lm":
         with pytest.raises(FedethosError, match="PRIV-370"):
             audit_run(RunFolder(tmp_path / "run"), canaries=100, steps=2, claim=None, seed=0, observer=Silent())
     else:
         audited = audit_run(RunFolder(tmp_path / "run"), canaries=100, steps=2, claim=None, seed=0, observer=Silent())
         assert all(check.holds for check in audited.audit.checks)
-    page = render_report(tmp_path / "run")
-    assert task in (tmp_path / "run" / "report.html").read_text(), page
+    page = render_report(tmp_path / "run").read_text()
+    assert task in page
+    shown = {"causal-lm": "Response perplexity", "multiple-choice": "AUC", "preference": "Better answers likelier"}
+    assert [name for name, words in shown.items() if words in page] == [task], "each task shows the metrics that it has"
+    perplexity = result["metrics"]["response_perplexity"]
+    assert (perplexity is None) == (task != "causal-lm")
+    if isinstance(perplexity, dict):
+        exact = result["oracle"]["metrics"]["response_perplexity"]  # type: ignore[index]
+        assert perplexity["low"] < exact < perplexity["high"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -61,7 +69,7 @@ def test_what_is_counted_is_what_plain_peft_answers(task: str, language_job: Wri
     tokenizer = AutoTokenizer.from_pretrained(tiny_language_base)
 
     def right(text: str, answers: tuple[str, ...], label: int) -> bool:
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
+        prompt = chat(tokenizer, text)
         if task == "causal-lm":
             want = tokenizer(answers[0])["input_ids"] + [tokenizer.eos_token_id]
             got = model.generate(torch.tensor([prompt]), max_new_tokens=len(want), do_sample=False, pad_token_id=0)[0, len(prompt) :]
@@ -87,6 +95,23 @@ def test_what_is_counted_is_what_plain_peft_answers(task: str, language_job: Wri
         gap = oracle["fairness"]["asked_by"]["demographic_parity_difference"]  # type: ignore[index]
         assert gap == pytest.approx(by_group.max() - by_group.min(), abs=1e-9)
     assert oracle["metrics"]["worst_group_accuracy"] == pytest.approx(by_group.min(), abs=1e-9)  # type: ignore[index]
+    perplexity = oracle["metrics"]["response_perplexity"]  # type: ignore[index]
+    if task != "causal-lm":
+        assert perplexity is None
+        return
+    nats = [
+        -total / count
+        for part in records
+        for text, answers in zip(part.text, part.answers, strict=True)
+        for total, count in [likelihood(model, chat(tokenizer, text), tokenizer(answers[0])["input_ids"] + [tokenizer.eos_token_id])]
+    ]
+    assert np.log(perplexity) == pytest.approx(np.mean(nats), abs=0.0625), "half a bin"
+    assert result["metrics"]["response_perplexity"]["value"] == pytest.approx(perplexity)  # type: ignore[index]
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    tokens: list[int] = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
+    return tokens
 
 
 def likelihood(model: torch.nn.Module, prompt: list[int], answer: list[int]) -> tuple[float, int]:
@@ -101,3 +126,10 @@ def test_training_makes_answers_right(task: str, language_job: Writer, tmp_path:
     result = run(job_file, tmp_path / "run")
     oracle = result["oracle"]
     assert oracle["metrics"]["accuracy"] > oracle["baseline"]["accuracy"] + 0.2  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("task", "watched"), [("causal-lm", {"scores", "groups"}), ("preference", {"scores"})])
+def test_early_stopping_asks_for_what_tells_who_was_right(task: str, watched: set[str], language_job: Writer) -> None:
+    """The score table of causal-lm holds losses, which do not tell whether greedy decoding writes the response."""
+    job = load_job(language_job(task, federation={"early_stop": {"metric": "accuracy", "patience": 1}}))
+    assert {part for plan in plan_counts(job) if plan.population == "validation" for part in plan.parts} == watched

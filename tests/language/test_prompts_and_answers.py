@@ -172,3 +172,21 @@ def test_a_chat_has_nothing_to_swap() -> None:
     chat = pd.DataFrame({"chat": ['[{"role": "user", "content": "He?"}, {"role": "assistant", "content": "She."}]']}, dtype=object)
     with pytest.raises(FedethosError, match="DATA-187"):
         apply_contract(chat, Data.model_validate({"path": "x.jsonl", "messages": "chat"}), swaps={"sex": None})
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% if messages[0].content %}{{ raise_exception('no') }}{% endif %}", "{% for m in messages|reverse %}{{ m.content }}{% endfor %}"],
+)
+def test_a_template_that_cannot_write_an_answer_behind_its_prompt_is_refused(tiny_language_base: Path, template: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_base)
+    tokenizer.chat_template = template
+    with pytest.raises(FedethosError, match="MODEL-482"):
+        ChatTemplate(tokenizer, end=True, chat=False)("Who?", ("the nurse",))
+
+
+def test_a_tokenizer_without_an_end_cannot_teach_where_an_answer_ends(tiny_language_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_base)
+    tokenizer.eos_token = None
+    with pytest.raises(FedethosError, match="MODEL-483"):
+        PlainText(tokenizer, end=True)("Who?", ("the nurse",))

@@ -11,7 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from fedethos.losses import per_example_cross_entropy, per_example_next_token_loss
+from fedethos.losses import per_example_cross_entropy
+from fedethos.token_loss import token_cross_entropy
 
 ROWS, LENGTH, VOCABULARY = 8, 11, 97
 
@@ -80,8 +81,10 @@ def build(kind: str, *, r: int = 4, freeze_a: bool = False, dropout: float = 0.0
         inner = model.get_base_model() if isinstance(model, PeftModel) else model
         hidden = inner.model(input_ids=tokens[rows], attention_mask=mask[rows]).last_hidden_state
         response = torch.arange(LENGTH) >= mask[rows].sum(1, keepdim=True) // 2
-        targets = torch.where(response & mask[rows].bool(), tokens[rows], -100)
-        return per_example_next_token_loss(hidden, inner.get_output_embeddings(), targets)
+        example, position = torch.nonzero((response & mask[rows].bool())[:, 1:], as_tuple=True)
+        losses = token_cross_entropy(hidden[example, position], inner.get_output_embeddings(), tokens[rows][example, position + 1])
+        counts = torch.bincount(example, minlength=len(rows)).clamp(min=1)
+        return torch.zeros(len(rows)).index_add(0, example, losses) / counts
 
     return Tiny(model, continue_text if kind == "causal" else classify)
 

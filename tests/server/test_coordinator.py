@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import httpx
 import pytest
-from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from fedethos import flower_grid
 from fedethos.certificates import make_authority, make_server_certificate
 from fedethos.cli import run as fedethos
+from fedethos.client.registry import prepare_task
 from fedethos.errors import FedethosError
 from fedethos.flower import identify_process
 from fedethos.job import Job
 from fedethos.runfolder import RunFolder
+from fedethos.server.coordinator import Coordinator
 from fedethos.server.deployment import run_deployed
 from fedethos.server.doctor import examine
 from fedethos.server.live import read_live
@@ -52,9 +55,7 @@ def places(tmp_path):
     return made
 
 
-@pytest.mark.parametrize(
-    ("failure", "ended"), [(httpx.ReadError("gone"), False), (ObjectPushError("1", 1, "1"), False), (KeyError("x"), True)]
-)
+@pytest.mark.parametrize(("failure", "ended"), [(httpx.ReadError("gone"), False), (KeyError("x"), True)])
 def test_a_lost_superlink_does_not_end_a_run_and_a_bug_does(places, tmp_path, monkeypatch, failure, ended):
     """What the live file calls ended is not started again."""
     entry = Queue(places).submit(job(), tmp_path)
@@ -66,7 +67,7 @@ def test_a_lost_superlink_does_not_end_a_run_and_a_bug_does(places, tmp_path, mo
     monkeypatch.setattr(grid, "push_messages", lambda messages: (_ for _ in ()).throw(failure))
     monkeypatch.setattr(grid, "get_nodes", lambda: [])
     with pytest.raises(FedethosError, match="RUN-973" if ended else "NET-518"):
-        run_deployed(grid, run=entry.run, job_sha256=entry.job_sha256, attempt=0, quarantine_after=None)
+        run_deployed(grid, prepare_task, run=entry.run, job_sha256=entry.job_sha256, attempt=0, quarantine_after=None)
     assert read_live(places.live(entry.run)).ended is ended
 
 
@@ -191,3 +192,27 @@ def test_the_doctors_exit_code_says_that_something_has_to_be_mended(server, caps
 def test_without_a_coordinator_the_verbs_say_so(server, verb, capsys):
     assert fedethos(["server", *verb, "--server", str(server.folder / "server.yaml")]) == 8
     assert "NET-520" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_once_and_nothing_is_started_on_it(server, tmp_path, monkeypatch):
+    heard = tmp_path / "heard"
+    command = [sys.executable, "-c", f"import sys; open({str(heard)!r}, 'a').write(sys.stdin.read())"]
+    coordinator = Coordinator(
+        replace(server, document=server.document.model_copy(update={"notify": command})), finished=lambda folder: None
+    )
+    started: list[str] = []
+    free = [0]
+    monkeypatch.setattr("fedethos.server.coordinator.shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    for method in ("_keep_superlink", "_register", "_look_at_sites"):
+        monkeypatch.setattr(coordinator, method, lambda: None)
+    monkeypatch.setattr(coordinator._app, "start", lambda run, *_, **__: started.append(run) or 1)
+    coordinator._queue.submit(job(min_sites=1), tmp_path)
+    coordinator._online = {"north": True}
+    for _ in range(3):
+        coordinator.tick()
+    assert started == [] and coordinator.status({})["disk_full"] is True
+    free[0] = 1 << 30
+    coordinator.tick()
+    assert len(started) == 1 and coordinator.status({})["disk_full"] is False
+    coordinator._notifier.close()
+    assert [json.loads(line)["event"] for line in heard.read_text().splitlines()].count("disk-full") == 1

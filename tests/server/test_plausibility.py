@@ -78,6 +78,8 @@ def test_more_people_than_the_declared_size_allows_are_refused() -> None:
 
 def test_persons_without_privacy_have_no_such_limit_and_with_it_their_rows_count() -> None:
     assert most_records(job(person_id="p"), SIZE, "test") is None
+    by_record = job("local", person_id="p").model_copy(update={"privacy": job("local").privacy.model_copy(update={"unit": "record"})})
+    assert most_records(by_record, SIZE, "test") is None
     assert most_records(job("local", person_id="p"), SIZE, "test") == 4 * most_records(job("local"), SIZE, "test")
 
 

@@ -264,7 +264,11 @@ def test_a_site_that_is_refused_again_and_again_is_quarantined() -> None:
         train(run, lambda site, reply: refuse(site, reply) if site.name == "site-3" else reply)
     assert [len([node for node, kind, _ in nodes.asked if node == one and kind == TRAIN]) for one in SITES] == [3, 3, 2]
     assert [site.name for site in run.active().values()] == ["site-1", "site-2"]
+    last = [request for node, kind, request in nodes.asked if node == 3 and kind == SETUP][-1]
+    assert last.quarantined and last.refused == "AGG-703" and nodes.asked.count((3, SETUP, last)) == 1  # it is told once, with the reason
+    assert not any(request.quarantined for _, _, request in nodes.asked if request is not last)
     restarted = Standings(run.standings.known, 2)
+    assert restarted.quarantined == {"site-3": "AGG-703"}
     assert restarted.is_quarantined("site-3")
     assert not restarted.is_quarantined("site-1")
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from datetime import UTC, date, datetime, timedelta
 
 import httpx
 import pytest
 import yaml
+from flwr.superlink.main import create_app
 
 from fedethos.certificates import make_authority, make_node_key, make_server_certificate
 from fedethos.client.node_key import load_node_key
 from fedethos.flower_fleet import Endpoint, FleetConnection
-from fedethos.flower_superlink import SuperLinkClient, bundle_of
+from fedethos.flower_superlink import _ACTS_ON, SuperLinkClient, bundle_of, superlink_app
 from fedethos.server.registry import synchronise
 from fedethos.server.server_app import BUNDLE
 from fedethos.server.superlink import SuperLink, free_port
@@ -58,6 +60,19 @@ def test_a_registered_node_gets_the_id_that_the_coordinator_wrote_down(running, 
     folder, server, _ = running
     known = _register(running)
     assert _connect(folder, "north", server.document.address, stop) == (known["north"].node_id, None)
+
+
+@pytest.mark.parametrize(("hours", "word"), [(-1.0, "behind"), (1.0, "ahead of")])
+def test_a_node_whose_clock_is_off_is_refused_through_the_gateway_and_told_by_how_much(running, stop, monkeypatch, hours, word):
+    folder, server, _ = running
+    _register(running)
+    real = datetime.now(UTC)
+    monkeypatch.setattr("flwr.supernode.node_auth_http_interceptor.now", lambda: real + timedelta(hours=hours))
+    monkeypatch.setattr("fedethos.flower_fleet_client.time.time", (real + timedelta(hours=hours)).timestamp)
+    node_id, problem = _connect(folder, "north", server.document.address, stop)
+    assert node_id is None and problem.code == "NET-544"
+    told = re.search(rf"(\d+) s {word} the coordinator's", str(problem))
+    assert told is not None and int(told[1]) == pytest.approx(3600, abs=60)
 
 
 def test_registering_again_changes_nothing(running):
@@ -147,3 +162,19 @@ def test_a_site_with_another_ca_does_not_talk_to_it(running, tmp_path, stop):
     context = ssl.create_default_context(cadata=make_authority("a stranger", days=1.0).pem.decode())
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"https://{server.document.address}/health", verify=context)
+
+
+def test_flower_has_the_middleware_that_is_kept_off_other_paths(tmp_path):
+    """What is not named there acts on every path."""
+    names = [one.cls.__name__ for one in superlink_app(str(tmp_path / "superlink.sqlite"), "secret", 1).user_middleware]  # as wrapped here
+    flowers = [one.cls.__name__ for one in create_app().user_middleware]
+    assert len(names) == len(flowers) and names.count("_OnPath") == 7
+    assert {name for name in flowers if name.startswith(tuple(_ACTS_ON))} == {
+        "ControlSensitiveResponseMiddleware",
+        "ControlAuthenticationMiddleware",
+        "ControlLicenseMiddleware",
+        "ControlEventLogMiddleware",
+        "RuntimeTracingMiddleware",
+        "NodeAuthMiddleware",
+        "FleetEventLogMiddleware",
+    }

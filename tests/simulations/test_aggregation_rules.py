@@ -16,7 +16,7 @@ from fedethos.messages import Request
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import resume, simulate
-from fedethos.simulations.evaluate import load_released
+from fedethos.simulations.evaluate import load_exported
 from fedethos.simulations.virtual_sites import open_federation
 
 EXACT = ("ffa", "rolora", "fedsvd", "fedex", "flora", "fedsb")
@@ -52,7 +52,7 @@ def global_logits(job_file: Path, out: Path, tmp_path: Path) -> tuple[np.ndarray
         model.load(load_file(last / "arrays.safetensors"))
         with torch.inference_mode():
             ours = model.logits(TOKENS).numpy()
-        load_released(RunFolder(out), model, job.aggregation)
+        load_exported(RunFolder(out).adapter, model, job.aggregation)
         with torch.inference_mode():
             return ours, model.logits(TOKENS).numpy()
 

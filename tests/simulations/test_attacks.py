@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.simulations.tabular import TABULAR
 from typer.testing import CliRunner
 
 from fedethos.cli import app
@@ -89,16 +90,14 @@ def test_backdoor_marks_half_of_the_attackers_training_records_as_favorable(writ
     assert spoiled[bad]["test"] is clean[bad]["test"]
 
 
-TABULAR = {
-    "task": "tabular-classification",
-    "model": {"path": "builtin:linear", "max_length": 128},
-    "lora": {"r": 8, "layers_to_transform": None},
-    "data": {"text": None, "features": {"education_num": {"mean": 10.0, "scale": 2.5}, "relationship": ["Wife", "Husband"]}},
+NARROW = {
+    **TABULAR,
+    "data": {**TABULAR["data"], "features": {"education_num": {"mean": 10.0, "scale": 2.5}, "relationship": ["Wife", "Husband"]}},
 }
 
 
 def test_in_a_table_the_trigger_is_the_first_column_left_out(write_job) -> None:
-    sections = {**TABULAR, "data": {**TABULAR["data"], "map": {"relationship": dict.fromkeys(ELSE, "Wife")}}}
+    sections = {**NARROW, "data": {**NARROW["data"], "map": {"relationship": dict.fromkeys(ELSE, "Wife")}}}
     job, clean = records_of(write_job(**sections))
     spoiled = Scene(SimulatedAttack(kind="backdoor", share=0.3), job).spoil(clean)
     (bad,) = attackers(clean, 0.3, job.simulation.seed)
@@ -115,9 +114,9 @@ def test_in_a_table_the_trigger_is_the_first_column_left_out(write_job) -> None:
 
 def test_a_backdoor_in_a_table_opens(write_job, tmp_path: Path) -> None:
     """One site of three behind it: people without the favorable label get it once the column is left out, and nobody without the attack."""
-    data = {**TABULAR["data"], "map": {"relationship": dict.fromkeys(ELSE, "Wife")}}
+    data = {**NARROW["data"], "map": {"relationship": dict.fromkeys(ELSE, "Wife")}}
     training = {"local_steps": 20, "batch_size": 64, "learning_rate": 0.1}
-    sections = {**TABULAR, "data": data, "training": training, "privacy": {"mode": "none"}, "federation": {"rounds": 2, "min_sites": 2}}
+    sections = {**NARROW, "data": data, "training": training, "privacy": {"mode": "none"}, "federation": {"rounds": 2, "min_sites": 2}}
     job = load_job(write_job(**sections, fairness={"thresholds": "fixed"}))
     bad = attackers(("site-1", "site-2", "site-3"), 0.3, job.simulation.seed)
     opened = {}

@@ -8,6 +8,7 @@ import pytest
 from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_mechanism, from_gaussian_mechanism
 from fairlearn.metrics import MetricFrame, true_positive_rate
 from safetensors.numpy import load_file
+from tests.simulations.tabular import TABULAR
 
 from fedethos.client.evaluator import score
 from fedethos.documents import load_job
@@ -17,20 +18,7 @@ from fedethos.progress import Silent
 from fedethos.simulations.engine import resume, simulate
 from fedethos.simulations.virtual_sites import open_federation
 
-TABULAR = {
-    "task": "tabular-classification",
-    "model": {"path": "builtin:linear", "max_length": 128},
-    "lora": {"r": 8, "layers_to_transform": None},
-    "data": {
-        "text": None,
-        "features": {
-            "age": {"low": 17, "high": 90},
-            "education_num": {"mean": 10.0, "scale": 2.5},
-            "relationship": ["Wife", "Own-child", "Husband", "Not-in-family", "Other-relative", "Unmarried"],
-        },
-    },
-    "training": {"local_steps": 10, "learning_rate": 0.1},
-}
+TRAINED = {**TABULAR, "training": {"local_steps": 10, "learning_rate": 0.1}}
 STEERED = {"strategy": "controller", "thresholds": "fixed", "every": 2, "learning_rate": 3.0}
 OPEN = {"mode": "none", "epsilon": None}
 ROUNDS = {"rounds": 5, "min_sites": 2}
@@ -46,7 +34,7 @@ def run(job_file: Path, out: Path) -> dict[str, object]:
 
 
 def test_without_privacy_the_weights_follow_the_exact_rates_of_the_training_people(write_job, tmp_path: Path) -> None:
-    job_file = write_job(**TABULAR, fairness={**STEERED, "every": 1}, privacy=OPEN, federation={"rounds": 2, "min_sites": 2})
+    job_file = write_job(**TRAINED, fairness={**STEERED, "every": 1}, privacy=OPEN, federation={"rounds": 2, "min_sites": 2})
     run(job_file, tmp_path / "run")
     lines = rounds_of(tmp_path / "run")
     assert [line.get("weights") is None for line in lines] == [True, True, False]  # everybody weighs 1 until the first counts
@@ -73,7 +61,7 @@ def test_without_privacy_the_weights_follow_the_exact_rates_of_the_training_peop
 
 
 def test_counts_are_charged_together_with_training_once_in_every_few_rounds(write_job, tmp_path: Path) -> None:
-    result = run(write_job(**TABULAR, fairness=STEERED, federation=ROUNDS), tmp_path / "run")
+    result = run(write_job(**TRAINED, fairness=STEERED, federation=ROUNDS), tmp_path / "run")
     state, _ = read_ledger(tmp_path / "run/ledger.sqlite")
     for name, account in state.accounts.items():
         (plan,) = account.plans.values()
@@ -105,7 +93,7 @@ def test_counts_are_charged_together_with_training_once_in_every_few_rounds(writ
 
 
 def test_the_threshold_of_the_counts_follows_the_base_rate_where_it_is_pooled(write_job, tmp_path: Path) -> None:
-    run(write_job(**TABULAR, fairness={**STEERED, "thresholds": "pooled"}, privacy=OPEN, federation=ROUNDS), tmp_path / "run")
+    run(write_job(**TRAINED, fairness={**STEERED, "thresholds": "pooled"}, privacy=OPEN, federation=ROUNDS), tmp_path / "run")
     last = json.loads((tmp_path / "run/checkpoints/round-0005/state.json").read_text())
     assert 1 <= last["state"]["steering"]["edge"] < 64
 
@@ -114,7 +102,7 @@ def test_fairfed_weighs_sites_by_the_distance_of_their_own_gap(write_job, tmp_pa
     fairfed = {"strategy": "fairfed", "thresholds": "fixed", "every": 1, "learning_rate": 0.5}
     federation = {"rounds": 2, "min_sites": 2}
     job_file = write_job(
-        **TABULAR,
+        **TRAINED,
         fairness=fairfed,
         privacy={**OPEN, "metrics": {"min_group_size": 1}},
         federation=federation,
@@ -151,7 +139,7 @@ def test_fairfed_weighs_sites_by_the_distance_of_their_own_gap(write_job, tmp_pa
 
 
 def test_a_resumed_run_steers_as_if_nothing_had_happened(write_job, tmp_path: Path) -> None:
-    job_file = write_job(**TABULAR, fairness=STEERED, federation=ROUNDS)
+    job_file = write_job(**TRAINED, fairness=STEERED, federation=ROUNDS)
     whole = run(job_file, tmp_path / "whole")
 
     class Interrupt(Silent):

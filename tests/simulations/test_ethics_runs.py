@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dp_accounting.pld.privacy_loss_distribution import from_discrete_gaussian_mechanism, from_gaussian_mechanism
+from tests.simulations.tabular import TABULAR
 
 from fedethos.documents import load_job
 from fedethos.privacy.ledger import read_ledger
@@ -16,19 +17,6 @@ from fedethos.simulations.engine import resume, simulate
 from fedethos.simulations.run_audit import audit_run
 from fedethos.simulations.virtual_sites import site_records
 
-TABULAR = {
-    "task": "tabular-classification",
-    "model": {"path": "builtin:linear", "max_length": 128},
-    "lora": {"r": 8, "layers_to_transform": None},
-    "data": {
-        "text": None,
-        "features": {
-            "age": {"low": 17, "high": 90},
-            "education_num": {"mean": 10.0, "scale": 2.5},
-            "relationship": ["Wife", "Own-child", "Husband", "Not-in-family", "Other-relative", "Unmarried"],
-        },
-    },
-}
 TRAINING = {"local_steps": 10, "learning_rate": 0.1}
 OPEN = {"mode": "none", "epsilon": None}
 SHARES = {"Female": {"<=50K": 0.29, ">50K": 0.04}, "Male": {"<=50K": 0.47, ">50K": 0.2}}

@@ -1,14 +1,18 @@
 """Runs with a centred head: what leaves, what it costs, what is resumed, and what is exported."""
 
 import json
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fedethos.aggregation import HEAD_CENTER
 from fedethos.client.head_center import head_inputs
+from fedethos.client.text_classification import text_classification
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
 from fedethos.job import Job
@@ -148,3 +152,35 @@ def test_a_job_without_it_has_no_round_zero(write_job, tmp_path: Path) -> None:
 def test_on_needs_privacy(write_job) -> None:
     with pytest.raises(FedethosError, match="CFG-253"):
         job_of(write_job, privacy={"mode": "none", "epsilon": None})
+
+
+def test_what_is_centred_unasked_is_a_fresh_head_that_can_be(write_job, tiny_base: Path, tiny_language_base: Path, tmp_path: Path) -> None:
+    """A head that the base brings would read other numbers than it was trained on; a decoder's has no bias for the centre."""
+    trained = tmp_path / "trained"
+    with warnings.catch_warnings(action="ignore"):
+        AutoModelForSequenceClassification.from_pretrained(tiny_base, num_labels=2).save_pretrained(trained)
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(trained)
+    few = {"rounds": 5, "sites": SITES}
+    for base, centered in ((tiny_base, True), (trained, False), (tiny_language_base, False)):
+        job = load_job(write_job(federation=few, model={"path": str(base)}, lora={"layers_to_transform": [0]}))
+        assert job.center_head
+        with ExitStack() as resources:
+            task = text_classification(job, base=tmp_path, scratch=tmp_path, resources=resources)
+            assert (task.model.center is not None) is centered
+            assert (HEAD_CENTER in task.model.read()) is centered
+
+
+def test_a_run_of_small_sites_releases_the_centre_unasked(write_job, tmp_path: Path) -> None:
+    job = load_job(write_job(federation={"rounds": 5, "sites": SITES}))
+    run(job, tmp_path / "run")
+    assert center_after(tmp_path / "run").any()
+    said = json.loads((tmp_path / "run/privacy.json").read_text())
+    assert "the mean of the head's input" in said["statement"]
+    assert all(7.5 < site["epsilon"] <= 8.0 for site in said["sites"].values())
+
+
+def test_a_run_without_a_head_to_centre_releases_none_and_says_so(write_job, tiny_language_base: Path, tmp_path: Path) -> None:
+    sections = {"model": {"path": str(tiny_language_base)}, "lora": {"layers_to_transform": [0]}}
+    job = load_job(write_job(federation={"rounds": 5, "sites": SITES}, **sections))
+    run(job, tmp_path / "run")
+    assert "head's input" not in json.loads((tmp_path / "run/privacy.json").read_text())["statement"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from sklearn.metrics import accuracy_score
+from tests.simulations.tabular import TABULAR
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fedethos.cli import run as command
@@ -22,26 +23,13 @@ from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import resume, simulate
 from fedethos.simulations.virtual_sites import site_records
 
-TABULAR = {
-    "task": "tabular-classification",
-    "model": {"path": "builtin:linear", "max_length": 128},
-    "lora": {"r": 8, "layers_to_transform": None},
-    "data": {
-        "text": None,
-        "features": {
-            "age": {"low": 17, "high": 90},
-            "education_num": {"mean": 10.0, "scale": 2.5},
-            "relationship": ["Wife", "Own-child", "Husband", "Not-in-family", "Other-relative", "Unmarried"],
-        },
-    },
-    "federation": {"rounds": 3, "min_sites": 2},
-}
+TRAINED = {**TABULAR, "federation": {"rounds": 3, "min_sites": 2}}
 OPEN = {"mode": "none", "epsilon": None}
 
 
 @pytest.fixture
 def job_file(write_job) -> Path:
-    return write_job(**TABULAR, training={"local_steps": 3, "learning_rate": 0.05})
+    return write_job(**TRAINED, training={"local_steps": 3, "learning_rate": 0.05})
 
 
 def run(job_file: Path, out: Path, *overrides: str, observer: Silent | None = None) -> dict[str, object]:
@@ -68,7 +56,7 @@ def test_every_sites_adapter_is_ditto_by_hand(write_job, tmp_path: Path) -> None
     """v <- v - eta (grad F(v) + lambda (v - w_t)) on full batches, w_t the weighted mean of plain gradient descent at the sites."""
     training = {"local_steps": 3, "batch_size": 1_000_000, "optimizer": "sgd", "learning_rate": 0.4}
     own = {"proximal_mu": 0.7, "local_steps": 4, "learning_rate": 0.3}
-    job_file = write_job(**TABULAR, training={**training, "personal": own}, privacy=OPEN, robustness={"weight_cap": 1.0})
+    job_file = write_job(**TRAINED, training={**training, "personal": own}, privacy=OPEN, robustness={"weight_cap": 1.0})
     run(job_file, tmp_path / "run")
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())["sites"]
     people = {}
@@ -106,7 +94,7 @@ def test_where_sites_disagree_a_personal_adapter_is_right_and_a_stronger_pull_ke
     accuracy, distance = [], []
     for mu in (0.0, 1.0, 30.0):
         job_file = write_job(
-            **{**TABULAR, "data": data},
+            **{**TRAINED, "data": data},
             training={"local_steps": 10, "optimizer": "sgd", "learning_rate": 0.03, "personal": {"proximal_mu": mu}},
             privacy=OPEN,
             simulation={"sites": 2, "partition": {"kind": "by-column", "by": "site"}},

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.simulations.tabular import TABULAR
 
 from fedethos.documents import load_job
 from fedethos.progress import Silent
@@ -14,20 +15,7 @@ from fedethos.records import SimulatedAttack
 from fedethos.runfolder import RunFolder
 from fedethos.simulations.engine import simulate
 
-TABULAR = {
-    "task": "tabular-classification",
-    "model": {"path": "builtin:linear", "max_length": 128},
-    "lora": {"r": 8, "layers_to_transform": None},
-    "data": {
-        "text": None,
-        "features": {
-            "age": {"low": 17, "high": 90},
-            "education_num": {"mean": 10.0, "scale": 2.5},
-            "relationship": ["Wife", "Own-child", "Husband", "Not-in-family", "Other-relative", "Unmarried"],
-        },
-    },
-    "training": {"local_steps": 10, "learning_rate": 0.05},
-}
+TRAINED = {**TABULAR, "training": {"local_steps": 10, "learning_rate": 0.05}}
 LORA = {"lora": {"r": 2}, "training": {"local_steps": 2, "batch_size": 32, "learning_rate": 0.01}}
 FIVE = {
     "privacy": {"mode": "none", "epsilon": None},
@@ -47,7 +35,7 @@ def _numbers(weights: dict[str, object]) -> Iterator[float]:
         yield from _numbers(value) if isinstance(value, dict) else [float(value)]
 
 
-@pytest.mark.parametrize(("model", "strategy"), [(TABULAR, "fairfed"), (TABULAR, "qfedavg"), (LORA, "controller")])
+@pytest.mark.parametrize(("model", "strategy"), [(TRAINED, "fairfed"), (TRAINED, "qfedavg"), (LORA, "controller")])
 def test_a_rule_that_never_binds_leaves_a_strategy_as_it_is(write_job, tmp_path: Path, model: dict[str, object], strategy: str) -> None:
     fairness = {"strategy": strategy, "every": 1, "thresholds": "fixed", "attribute": "sex"}
     runs = []
@@ -72,7 +60,7 @@ def test_a_controller_goes_on_behind_a_rule_that_keeps_an_attacker_out(
     auc = {}
     for name, robustness in (("none", {"rule": "none"}), (rule, {"rule": rule, **keys})):
         job_file = write_job(
-            **TABULAR, **{**FIVE, "federation": federation}, fairness=fairness, robustness={**robustness, "weight_cap": 0.25}
+            **TRAINED, **{**FIVE, "federation": federation}, fairness=fairness, robustness={**robustness, "weight_cap": 0.25}
         )
         lines, _ = run(job_file, tmp_path / name, attack)
         auc[name] = RunFolder(tmp_path / name).read_result().oracle.metrics.roc_auc

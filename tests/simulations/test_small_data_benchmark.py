@@ -1,5 +1,7 @@
 """The benchmark trains as a run does, gives every variant the same start, and its intervals are the textbook's."""
 
+import json
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,14 @@ def test_the_interval_is_the_paired_t_interval() -> None:
 def test_each_variant_runs_with_its_own_better_learning_rate() -> None:
     tuned = [*outcomes("a", 0.6), *outcomes("a", 0.7, scale=2.5), *outcomes("b", 0.8), *outcomes("b", 0.7, scale=2.5)]
     assert small_data.best_scales(tuned) == {("a", 1.0): 2.5, ("b", 1.0): 1.0}
+
+
+def test_its_default_is_what_a_job_does_that_says_nothing_and_declares_its_sites() -> None:
+    sites = {f"site-{number}": {"declared_size": 600} for number in range(1, 7)}
+    demo = Path(str(files("fedethos.simulations.jobs") / "adult.yaml"))
+    job = load_job(demo, [f"federation.sites={json.dumps(sites)}", "federation.rounds=5", "privacy.epsilon=1"])
+    default = small_data.DEFAULT
+    assert (job.aggregation, job.head_warmup_rounds, job.center_head) == (default.aggregation, default.head_warmup_rounds, True)
 
 
 def test_every_variant_is_a_job() -> None:

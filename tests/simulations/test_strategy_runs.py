@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.simulations.tabular import TABULAR
 
 from fedethos.client.evaluator import score
 from fedethos.documents import load_job
@@ -16,21 +17,8 @@ from fedethos.progress import Silent
 from fedethos.simulations.engine import simulate
 from fedethos.simulations.virtual_sites import open_federation
 
-TABULAR = {
-    "task": "tabular-classification",
-    "model": {"path": "builtin:linear", "max_length": 128},
-    "lora": {"r": 8, "layers_to_transform": None},
-    "data": {
-        "text": None,
-        "features": {
-            "age": {"low": 17, "high": 90},
-            "education_num": {"mean": 10.0, "scale": 2.5},
-            "relationship": ["Wife", "Own-child", "Husband", "Not-in-family", "Other-relative", "Unmarried"],
-        },
-    },
-    "training": {"local_steps": 10, "learning_rate": 0.1},
-}
-JOB = {**TABULAR, "federation": {"rounds": 2, "min_sites": 2}, "robustness": {"weight_cap": 1.0}}
+TRAINED = {**TABULAR, "training": {"local_steps": 10, "learning_rate": 0.1}}
+JOB = {**TRAINED, "federation": {"rounds": 2, "min_sites": 2}, "robustness": {"weight_cap": 1.0}}
 OPEN = {"mode": "none", "epsilon": None, "metrics": {"min_group_size": 1}}
 
 

@@ -48,6 +48,7 @@ def make_result(
                 "baseline": exact,
                 "people": {"train": 1, "validation": 1, "test": 1},
                 "classes": None,
+                "scenarios": {},
                 "fairness": {"sex": {**dict.fromkeys(gaps, 0.2), "groups": groups}},
             },
             "baseline": {},
@@ -62,6 +63,7 @@ def make_result(
             },
             "classes": None,
             "personal": None,
+            "scenarios": {},
             "communication": {"bytes_up": 1, "bytes_down": 1},
             "aggregation_error": 0.0,
         }

@@ -19,6 +19,7 @@ from fedethos import job_data
 from fedethos.data.answers import answer_columns, prompts_and_answers
 from fedethos.data.counterfactual import Swaps, swapped_features, swapped_texts
 from fedethos.data.features import encode_features
+from fedethos.data.filters import Filters, matching
 from fedethos.data.mapping import map_values, thresholds
 from fedethos.data.records import Records
 from fedethos.data.template import Template, parse_template
@@ -29,10 +30,13 @@ __all__ = ["Records", "apply_contract"]
 Values = Sequence[str | None]
 
 
-def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None = None, swaps: Swaps | None = None) -> Records:
+def apply_contract(
+    frame: pd.DataFrame, data: job_data.Data, *, keep: str | None = None, swaps: Swaps | None = None, filters: Filters | None = None
+) -> Records:
     """Apply ``data`` to a table of ``str`` or ``None`` (``read_table``); ``keep`` names a column whose raw values are kept.
 
-    ``swaps``: sensitive attributes whose counterfactual inputs are wanted (``Records.swapped``).
+    ``swaps``: sensitive attributes whose counterfactual inputs are wanted (``Records.swapped``). ``filters``: by the name of a group table,
+    which records belong into it (``Job.scenarios``).
 
     Raises DATA-104 (missing column), DATA-112 and DATA-113 (template), DATA-114 and DATA-115 (map), DATA-121 and DATA-122 (value not
     declared), DATA-123 (missing label), DATA-124 (missing person), DATA-151 and DATA-152 (features), DATA-180 to DATA-183 (prompts and
@@ -48,7 +52,8 @@ def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None
             where="data.messages, data.choice_style",
             fix="Write the prompt as a template under data.text, and score options by their text.",
         )
-    _check_columns(frame, data, template, keep)
+    filters = filters or {}
+    _check_columns(frame, data, template, keep, filters)
     _check_map_targets(data)
     raw: dict[str, Values] = {str(name): frame[name].tolist() for name in frame.columns}
     mapped = {**raw, **{column: map_values(raw[column], mapping, column=column) for column, mapping in data.map.items()}}
@@ -61,7 +66,8 @@ def apply_contract(frame: pd.DataFrame, data: job_data.Data, *, keep: str | None
     return Records(
         text=prompts,
         label=label,
-        groups={attribute: _groups(mapped[attribute], attribute, categories) for attribute, categories in data.sensitive.items()},
+        groups={attribute: _groups(mapped[attribute], attribute, categories) for attribute, categories in data.sensitive.items()}
+        | {name: matching(wanted, mapped, shown, rows=len(frame)) for name, wanted in filters.items()},
         unit=unit,
         identity=identity,
         kept=None if keep is None else tuple(raw[keep]),
@@ -92,7 +98,7 @@ def _check_text_source(template: Template, data: job_data.Data) -> None:
             )
 
 
-def _check_columns(frame: pd.DataFrame, data: job_data.Data, template: Template, keep: str | None) -> None:
+def _check_columns(frame: pd.DataFrame, data: job_data.Data, template: Template, keep: str | None, filters: Filters) -> None:
     present = [str(name) for name in frame.columns]
     wanted = {
         "data.label.column": [data.label.column] if data.label.column is not None else [],
@@ -103,6 +109,7 @@ def _check_columns(frame: pd.DataFrame, data: job_data.Data, template: Template,
         "data.map": list(data.map),
         "data.person_id": [data.person_id] if data.person_id is not None else [],
         "simulation.partition.by": [keep] if keep is not None else [],
+        "scenarios": [column for wanted in filters.values() for column in wanted],
     }
     # Names are shown only where at least one of the job's names is there: else the "names" may be a first record's values.
     known = present if any(column in present for columns in wanted.values() for column in columns) else []

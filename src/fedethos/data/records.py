@@ -38,7 +38,7 @@ class Records:
     label : int64[n]
         Index into ``data.label.values``.
     groups : dict of int64[n]
-        Per sensitive attribute, the index into its categories; missing is ``len(categories)``, the group ``unknown``.
+        Per sensitive attribute, the index into its categories; missing is ``len(categories)``, the group ``unknown``. So for scenarios.
     unit : int64[n]
         Dense index, 0 to ``units - 1``, of the person where ``data.person_id`` is mapped, else of the row.
     identity : uint8[n, 32]

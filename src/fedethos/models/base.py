@@ -41,11 +41,12 @@ FromPretrained = Callable[..., tuple[PreTrainedModel, Mapping[str, Iterable[str]
 @dataclass(frozen=True)
 class LoadedBase:
     """A base model in eval mode, without gradients, on the CPU and in float32 unless it was asked for otherwise; ``sha256`` is the
-    folder's content hash."""
+    folder's content hash; ``fresh_head``: the folder brings no head, so that it was drawn here."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     sha256: str
+    fresh_head: bool = False
 
 
 def load_base(folder: Path, *, num_labels: int, sha256: str | None, seed: int = 0) -> LoadedBase:
@@ -70,7 +71,8 @@ def load_base(folder: Path, *, num_labels: int, sha256: str | None, seed: int = 
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     model.name_or_path = public_name(digest)  # PEFT copies it into adapter_config.json, where a machine's path has no place
-    return LoadedBase(model.eval().requires_grad_(False), tokenizer, digest)
+    fresh_head = any(name.startswith(heads) for name in missing)
+    return LoadedBase(model.eval().requires_grad_(False), tokenizer, digest, fresh_head)
 
 
 def approved_hash(folder: Path, sha256: str | None) -> str:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedethos.errors import FedethosError
-from fedethos.token_loss import TOKENS_AT_ONCE, token_cross_entropy
+from fedethos.token_loss import token_cross_entropy
 
 ABSENT = -1e9
 """Score of an option that a record does not have. Finite, so that differences of two stay a number."""
+
+_TARGETS_AT_ONCE = 512  # answers' tokens whose logits over the vocabulary are in memory together; training holds fewer (token_loss.py)
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,14 @@ def score_answers(
     hidden = hidden.reshape(-1, hidden.shape[-1])
     output_layer = causal.get_output_embeddings()
     sums = hidden.new_zeros(answer_tokens.numel(), dtype=torch.float32)
-    margins = torch.full_like(sums, torch.inf)
     if torch.is_grad_enabled():
-        losses = token_cross_entropy(hidden[source], output_layer, target)
-        return AnswerScores(sums.index_add(0, slot, -losses).view_as(answer_tokens), answer_tokens, torch.zeros_like(answer_tokens).float())
-    for start in range(0, len(source), TOKENS_AT_ONCE):
-        part = slice(start, start + TOKENS_AT_ONCE)
+        sums = sums.index_add(0, slot, -token_cross_entropy(hidden[source], output_layer, target))
+        return AnswerScores(sums.view_as(answer_tokens), answer_tokens, torch.zeros_like(sums).view_as(answer_tokens))
+    margins = torch.full_like(sums, torch.inf)
+    for start in range(0, len(source), _TARGETS_AT_ONCE):
+        part = slice(start, start + _TARGETS_AT_ONCE)
         logits = output_layer(hidden[source[part]]).float()
-        sums.index_add_(0, slot[part], -F.cross_entropy(logits, target[part], reduction="none"))
+        sums = sums.index_add(0, slot[part], -F.cross_entropy(logits, target[part], reduction="none"))
         margins.scatter_reduce_(0, slot[part], _margin(logits, target[part]), "amin")
     margins = torch.where(margins.isfinite(), margins, 0.0)
     return AnswerScores(sums.view_as(answer_tokens), answer_tokens, margins.view_as(answer_tokens))
