@@ -1,6 +1,6 @@
 """CrowS-Pairs with a third of the sites stereotyped: what FedAvg lets through, and what robust rules keep out.
 
-    python -m fedethos.simulations.benchmarks.crows_pairs multi-krum --data crows_pairs_anonymized.csv
+    python -m fedethos.simulations.benchmarks.crows_pairs multi-krum --data data
 
 Each makes one row of docs/benchmarks.md, compared with the row ``fedavg``; started again it goes on where it was. The job is
 ``crows_pairs.yaml``. The score is the share of held-out pairs whose more stereotyping sentence is likelier
@@ -10,6 +10,7 @@ Each makes one row of docs/benchmarks.md, compared with the row ``fedavg``; star
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from fedethos.simulations.evaluate import open_released
 from fedethos.simulations.series import simulate_series
 from fedethos.suite_names import EVERYTHING
 
+FILES = ("crows_pairs_anonymized.csv", "util_test.csv")  # github.com/nyu-mll/crows-pairs, github.com/hendrycks/ethics
 OUT = Path("build/crows-pairs")
 MEASURE = "pct_stereotype"
 SITES, STEREOTYPED, SEED = 9, 3, 7
@@ -62,27 +64,34 @@ def halves(pairs: Sequence[Pair], seed: int = SEED) -> Halves:
     return Halves([pairs[place] for place in by_type[::2]], [pairs[place] for place in by_type[1::2]])
 
 
-def write_table(trained: Sequence[Pair], path: Path, seed: int = SEED) -> None:
-    """The table of the job: a pair goes to one site at random; the first sites prefer its more stereotyping sentence."""
-    order = np.random.default_rng(seed).permutation(len(trained))
-    lines = []
-    for place, number in enumerate(order.tolist()):
-        pair, site = trained[number], place % SITES
-        judgement, other = ("more", "less") if site < STEREOTYPED else ("less", "more")
-        texts = {"more": pair.sent_more, "less": pair.sent_less}
-        row = {"site": f"site-{site + 1}", "bias_type": pair.bias_type, "judgement": judgement}
-        lines.append(json.dumps({**row, "chosen": texts[judgement], "rejected": texts[other]}, ensure_ascii=False) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
+def read_events(path: Path) -> list[tuple[str, str]]:
+    """The pairs of ETHICS' ``util_test.csv``: an event, and one that is less pleasant."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(more.strip(), less.strip()) for more, less in csv.reader(file)]
 
 
-def measured(rows: Sequence[str], pairs: Sequence[Pair], out: Path, settings: Sequence[str] = ()) -> dict[str, Tally]:
+def write_table(trained: Sequence[Pair], events: Sequence[tuple[str, str]], path: Path, seed: int = SEED) -> None:
+    """The table of the job, as many pairs at each site: the first sites prefer the more stereotyping sentence, the others the more
+    pleasant event."""
+    rng = np.random.default_rng(seed)
+    each = len(trained) // SITES
+    stereotypes = [trained[place] for place in rng.permutation(len(trained))[: STEREOTYPED * each]]
+    pleasant = [events[place] for place in rng.permutation(len(events))[: (SITES - STEREOTYPED) * each]]
+    rows = [(pair.bias_type, "stereotype", pair.sent_more, pair.sent_less) for pair in stereotypes]
+    rows += [("event", "pleasure", more, less) for more, less in pleasant]
+    columns = ("topic", "judgement", "chosen", "rejected")
+    lines = [{"site": f"site-{place // each + 1}", **dict(zip(columns, row, strict=True))} for place, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def measured(rows: Sequence[str], data: Path, out: Path, settings: Sequence[str] = ()) -> dict[str, Tally]:
     """Held-out scores of each row's released adapter, and of the base model (``BASE``). A finished run is not repeated.
 
-    ``settings``: over those of the rows.
+    ``data``: the folder with both files. ``settings``: over those of the rows.
     """
-    split, table = halves(pairs), out / "crows-pairs.jsonl"
+    split, table = halves(read_pairs(data / FILES[0])), out / "crows-pairs.jsonl"
     out.mkdir(parents=True, exist_ok=True)
-    write_table(split.trained, table)
+    write_table(split.trained, read_events(data / FILES[1]), table)
     job_file = Path(str(files("fedethos.simulations.benchmarks") / "crows_pairs.yaml"))
     own = [f"data.path={table.resolve()}", *settings]
     jobs = {out / row: load_job(job_file, [*own, *ROWS[row]]) for row in rows}
@@ -134,13 +143,13 @@ def main() -> None:
     """One line a model against the base model, and one a row against FedAvg."""
     parser = argparse.ArgumentParser(prog="python -m fedethos.simulations.benchmarks.crows_pairs", description=__doc__)
     parser.add_argument("row", nargs="+", choices=[row for row in ROWS if row != PLAIN])
-    parser.add_argument("--data", type=Path, default=Path("data/crows_pairs_anonymized.csv"), help="the published file")
+    parser.add_argument("--data", type=Path, default=Path("data"), help=f"folder with {' and '.join(FILES)}")
     parser.add_argument("--out", type=Path, default=OUT, help="where the runs are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if not arguments.data.is_file():
-        parser.exit(3, f"skipped: no {arguments.data} (github.com/nyu-mll/crows-pairs)\n")
-    found = measured([PLAIN, *arguments.row], read_pairs(arguments.data), arguments.out)
+    if missing := [name for name in FILES if not (arguments.data / name).is_file()]:
+        parser.exit(3, f"skipped: no {' and no '.join(missing)} in {arguments.data}\n")
+    found = measured([PLAIN, *arguments.row], arguments.data, arguments.out)
     for row in (PLAIN, *arguments.row):
         print(described(f"{row}, from the base model", compare(found[row], found[BASE], seed=SEED)[MEASURE]))
     for row in arguments.row:

@@ -2,7 +2,7 @@
 
 Times are processor seconds on one thread; ours and the reference take turns in one process, and a ratio is the median of the neighbours'.
 What training does is measured where the files are in ``data``: ``bbq.jsonl`` (``fedethos data bbq``), ``neutral.txt``,
-``crows_pairs_anonymized.csv``; with half of BBQ's questions and two rounds. Whole: ``bbq.py`` and ``crows_pairs.py``.
+``crows_pairs_anonymized.csv`` and ``util_test.csv``; with half of BBQ's questions and two rounds. Whole: ``bbq.py`` and ``crows_pairs.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from fedethos.data.prompts import PromptTable
 from fedethos.documents import load_job
 from fedethos.fairness.losses import example_loss
 from fedethos.fairness.suites.bootstrap import Compared, compare
-from fedethos.fairness.suites.crows_pairs import read_pairs
 from fedethos.job import Job
 from fedethos.losses import IGNORED
 from fedethos.models.assets import fetch
@@ -121,7 +120,7 @@ def a_round(task: Task, job: Job) -> Row:
 def learning(data: Path = Path("data")) -> list[Row]:
     """Reduced forms of what ``bbq.py`` and ``crows_pairs.py`` measure, where their files are in ``data``: after training over before."""
     found: list[Row] = []
-    table, neutral, pairs = data / "bbq.jsonl", data / "neutral.txt", data / "crows_pairs_anonymized.csv"
+    table, neutral = data / "bbq.jsonl", data / "neutral.txt"
     with tempfile.TemporaryDirectory() as folder:
         for name, settings in bbq.ROWS.items() if table.is_file() else ():
             out = Path(folder) / name
@@ -129,8 +128,8 @@ def learning(data: Path = Path("data")) -> list[Row]:
             found.append(_after_over_before(f"lm_bbq_error_reduced/{name}", scores["accuracy"], limit=1.0, error=True))
             if "perplexity" in scores:
                 found.append(_after_over_before(f"lm_perplexity_reduced/{name}", scores["perplexity"], limit=1.03))
-        if pairs.is_file():
-            models = crows_pairs.measured([crows_pairs.PLAIN, "multi-krum"], read_pairs(pairs), Path(folder), ["federation.rounds=1"])
+        if all((data / name).is_file() for name in crows_pairs.FILES):
+            models = crows_pairs.measured([crows_pairs.PLAIN, "multi-krum"], data, Path(folder), ["federation.rounds=1"])
             ours, plain = models["multi-krum"], models[crows_pairs.PLAIN]
             found.append(_after_over_before("lm_pct_stereotype_reduced/multi-krum", compare(ours, plain, seed=0)[crows_pairs.MEASURE]))
     return found

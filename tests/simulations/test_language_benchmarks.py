@@ -80,14 +80,17 @@ def test_halves_share_no_pair_and_have_as_many_of_each_type() -> None:
     assert Counter(pair.bias_type for pair in split.trained) == Counter(pair.bias_type for pair in split.held_out)
 
 
-def test_a_third_of_the_sites_prefers_the_stereotype(tmp_path: Path) -> None:
-    crows_pairs.write_table(pairs(90), tmp_path / "pairs.jsonl")
+def test_a_third_of_the_sites_prefers_the_stereotype_and_the_others_what_is_pleasant(tmp_path: Path) -> None:
+    (tmp_path / "util_test.csv").write_text("".join(f'"I won, {number}.",I lost {number}.\n' for number in range(100)))
+    events = crows_pairs.read_events(tmp_path / "util_test.csv")
+    crows_pairs.write_table(pairs(90), events, tmp_path / "pairs.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert Counter(row["site"] for row in rows) == {f"site-{number}": 10 for number in range(1, 10)}
     for row in rows:
         stereotyped = row["site"] in ("site-1", "site-2", "site-3")
-        assert row["chosen"].startswith("more" if stereotyped else "less")
-        assert row["rejected"].split()[1] == row["chosen"].split()[1]
+        assert (row["chosen"].split()[0], row["rejected"].split()[0]) == (("more", "less") if stereotyped else ("I", "I"))
+        assert row["judgement"] == ("stereotype" if stereotyped else "pleasure")
+        assert row["rejected"].split()[-1].strip(".") == row["chosen"].split()[-1].strip(".")
 
 
 @pytest.mark.parametrize(("ours", "plain", "left"), [(54.0, 60.0, 0.4), (50.0, 60.0, 0.0), (65.0, 60.0, 1.5)])
