@@ -38,7 +38,11 @@ def connect_proxy(*, refuse: bool = False) -> Iterator[ConnectProxy]:
 def _tunnel(client: socket.socket, proxy: ConnectProxy, refuse: bool) -> None:
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        head += client.recv(1)
+        byte = client.recv(1)
+        if not byte:  # a client that went away
+            client.close()
+            return
+        head += byte
     proxy.asked.append(head.decode().splitlines()[0])
     method, target, _ = proxy.asked[-1].split()
     if refuse or method != "CONNECT":
