@@ -29,7 +29,7 @@ def test_no_canary_and_no_secret_is_in_what_left_the_nodes(stack):
     for name, secret in secrets(stack):
         assert not any(secret in sent for sent in everything), name
     incidents = (stack.folder / "north" / "state" / "incidents-worker.log").read_text()
-    assert "DATA-121" in incidents  # the operator finds out what it was
+    assert "DATA-122" in incidents  # the operator finds out what it was
 
 
 def secrets(stack):

@@ -22,7 +22,7 @@ from fedethos.simulations.virtual_sites import site_records
 
 KEYS = {
     "name", "status", "rounds", "seconds", "engine", "basis", "oracle", "baseline", "metrics", "fairness", "privacy", "communication",
-    "aggregation_error", "group_aware", "classes", "personal",
+    "aggregation_error", "group_aware", "classes", "personal", "scenarios",
 }  # fmt: skip
 METRICS = {"accuracy", "balanced_accuracy", "f1", "roc_auc", "worst_group_accuracy"}
 
