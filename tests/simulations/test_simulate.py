@@ -49,7 +49,8 @@ def private_run(write_job, tmp_path: Path) -> tuple[Path, Path, dict[str, object
 def test_result_has_every_key_and_says_what_its_numbers_are(private_run) -> None:
     _, out, result = private_run
     assert set(result) == KEYS
-    assert set(result["metrics"]) == set(result["oracle"]["metrics"]) == METRICS
+    assert set(result["metrics"]) == set(result["oracle"]["metrics"]) == METRICS | {"response_perplexity"}
+    assert result["metrics"]["response_perplexity"] is result["oracle"]["metrics"]["response_perplexity"] is None  # of language models
     assert (result["basis"], result["engine"], result["status"], result["rounds"]) == ("released", "inprocess", "completed", 3)
     assert all(0 < site["epsilon"] <= 8.0 and site["steps"] == 9 for site in result["privacy"]["sites"].values())
     assert result["privacy"]["secure_rng"] is False
