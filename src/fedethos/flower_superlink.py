@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Queue
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from flwr.cli.build import build_fab_from_files
@@ -45,6 +45,8 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.grid import HttpGrid
 from flwr.superlink.main import create_app
 from flwr.superlink.runtime import run_serverapp
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtobufMessage
 from starlette.middleware import Middleware
 
 PULL_MESSAGES, PUSH_MESSAGES = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
@@ -71,6 +73,8 @@ SHORTEST_HEARTBEAT = HEARTBEAT_MIN_INTERVAL
 
 _SERVER_APP = "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+_Request = TypeVar("_Request", bound=ProtobufMessage)
 
 Scope = MutableMapping[str, Any]  # ASGI's own types are Any
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -190,31 +194,33 @@ def replies_only_for_itself(body: bytes) -> bool:
 
     Flower 1.41 checks that node against the key, but takes the sender of each reply from the reply.
     """
-    try:
-        request = PushMessagesRequest.FromString(body)
-    except Exception:  # protobuf's own DecodeError differs between its implementations
-        return False
-    return len(request.messages_list) == 1 and all(
-        message.metadata.src_node_id == request.node.node_id for message in request.messages_list
+    request = _parsed(PushMessagesRequest, body)
+    return (
+        request is not None
+        and len(request.messages_list) == 1
+        and all(message.metadata.src_node_id == request.node.node_id for message in request.messages_list)
     )
 
 
 def asking_node(body: bytes) -> int | None:
     """The node that a pull-messages request says it is of; its signature is checked later. None when it is no such request."""
-    try:
-        node_id: int = PullMessagesRequest.FromString(body).node.node_id
-    except Exception:
-        return None
-    return node_id
+    request = _parsed(PullMessagesRequest, body)
+    return None if request is None else int(request.node.node_id)
 
 
 def addressed_nodes(body: bytes) -> set[int]:
     """The nodes that a ServerApp's push-messages request has messages for."""
+    request = _parsed(PushAppMessagesRequest, body)
+    return set() if request is None else {message.metadata.dst_node_id for message in request.messages_list}
+
+
+def _parsed(kind: type[_Request], body: bytes) -> _Request | None:
+    request: _Request = kind()
     try:
-        request = PushAppMessagesRequest.FromString(body)
-    except Exception:
-        return set()
-    return {message.metadata.dst_node_id for message in request.messages_list}
+        request.ParseFromString(body)
+    except DecodeError:
+        return None
+    return request
 
 
 @dataclass(frozen=True)
