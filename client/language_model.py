@@ -29,6 +29,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from fedethos.client.anchor import Anchor
 from fedethos.client.examples import Indices, Inputs
 from fedethos.client.frozen_prefix import caches_prefix
 from fedethos.client.model import NodeModel, training_device
@@ -40,6 +41,7 @@ from fedethos.data.records import Records
 from fedethos.errors import FedethosError
 from fedethos.fairness.losses import example_loss
 from fedethos.job import Job
+from fedethos.job_anchor import Anchor as AnchorOfJob
 from fedethos.models.adapter import attach_lora, recompute_activations, save_adapter
 from fedethos.models.assets import resolve
 from fedethos.models.core import put_core_between
@@ -47,6 +49,7 @@ from fedethos.models.cut import causal_tail
 from fedethos.models.language import AnswerScores, LanguageModel, score_answers, without_adapter
 from fedethos.models.language_base import load_language_base
 from fedethos.models.language_prefix import CachedPrompts, cache_prompts
+from fedethos.models.own_texts import own_texts
 from fedethos.privacy.self_check import SyntheticLoss
 
 Outputs = Callable[[AnswerScores, Tensor | None], Tensor]
@@ -91,22 +94,35 @@ def language_model(job: Job, *, base: Path, scratch: Path, resources: ExitStack)
         table = tokenize_prompts(
             records.text, records.answers, tokenize, pad_token_id=int(loaded.tokenizer.pad_token_id), max_length=job.model.max_length
         )
-        reference = reference_of(adapted, table) if job.task == "preference" else None
+        return PromptInputs(laid_out(table), reference_of(adapted, table) if job.task == "preference" else None)
+
+    def laid_out(table: PromptTable) -> PromptTable | CachedPrompts:
         if not cached:
-            return PromptInputs(table, reference)
+            return table
         prompts = cache_prompts(adapted, table, folder=scratch, dtype=np.dtype(job.training.cache_dtype))
         resources.enter_context(prompts.hidden)
-        return PromptInputs(prompts, reference)
+        return prompts
 
-    forward = LanguageModel(causal_tail(adapted) if cached else adapted, outputs)
+    def anchor(wanted: AnchorOfJob) -> Anchor:
+        texts = own_texts(
+            adapted,
+            count=wanted.texts,
+            tokens=wanted.tokens,
+            pad_token_id=int(loaded.tokenizer.pad_token_id),
+            seed=job.simulation.seed,
+        )
+        return Anchor(adapted, scored, PromptInputs(laid_out(texts)), kl_coef=wanted.kl_coef, batch_size=wanted.batch_size)
+
+    scored = causal_tail(adapted) if cached else adapted
     nats = _nats if job.counts_responses else None
-    model = NodeModel(adapted, forward, loaded.sha256, classes_of(job), response_nats=nats)
+    model = NodeModel(adapted, LanguageModel(scored, outputs), loaded.sha256, classes_of(job), response_nats=nats)
     return Task(
         model=model,
         inputs=inputs,
         synthetic_loss=synthetic_answers(job, loaded.model.config.vocab_size),
         save=lambda folder: save_adapter(folder, adapted, model.residual),
         writer=TextWriter(adapted, loaded.tokenizer, tokenize),
+        anchor=None if job.training.anchor is None else anchor(job.training.anchor),
     )
 
 

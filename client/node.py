@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import fedethos
 from fedethos.aggregation import WITH_RESIDUAL, is_residual, trained_in
+from fedethos.client.anchor import Anchor
 from fedethos.client.asked_counts import check_layout, check_personal, layout_of
 from fedethos.client.cell_weights import Floats, accepted_weights, weighed
 from fedethos.client.evaluator import TOKENS_PER_PASS, lay_out, predict
@@ -23,7 +24,7 @@ from fedethos.client.memory import TokenBudget
 from fedethos.client.model import NodeModel
 from fedethos.client.personal import PersonalAdapter, train_personal, unnoticed
 from fedethos.client.release import paid_counts, paid_update, stored_counts, stored_update, unprotected_update
-from fedethos.client.trainer import StepPlan, train_round
+from fedethos.client.trainer import Pull, StepPlan, train_round
 from fedethos.errors import FedethosError
 from fedethos.fairness.layout import Layout
 from fedethos.fairness.losses import example_loss
@@ -51,7 +52,7 @@ class Node:
     """``ledger`` is the job's committed plan in the site's ledger, None under ``privacy.mode: none``.
 
     ``rank``: this site's own under flexlora, None: ``lora.r``. ``personal``: where a job with ``training.personal`` keeps the site's own
-    adapter.
+    adapter. ``anchor``: of the task.
     """
 
     job: Job
@@ -62,6 +63,7 @@ class Node:
     source_of: SourceOf
     rank: int | None = None
     personal: PersonalAdapter | None = None
+    anchor: Anchor | None = None
 
     def __post_init__(self) -> None:
         self._training_budget, self._counting_budget = TokenBudget(self.job.training.micro_batch_tokens), TokenBudget(TOKENS_PER_PASS)
@@ -194,7 +196,15 @@ class Node:
         plan = self._plan(weights, noise_multiplier)
         with self.model.training(names, rank=self.rank):
             left_out = train_round(
-                self.model, examples, self.job.training, plan, engine, lambda step: self.source_of(round, step), loss, self._training_budget
+                self.model,
+                examples,
+                self.job.training,
+                plan,
+                engine,
+                lambda step: self.source_of(round, step),
+                loss,
+                self._training_budget,
+                pull=self._pull(round),
             )
         if left_out:
             local_log.warning(NOT_FINITE, round, left_out, self.job.unit)
@@ -214,8 +224,14 @@ class Node:
                     engine=self._engine(noise=charged),
                     source_of=lambda step: self.source_of("personal", round, step),
                     loss=loss,
+                    pull=self._pull(round),
                 )
         return update
+
+    def _pull(self, round: int) -> Pull | None:
+        """Towards the base model, with other texts in each step of the run."""
+        anchor, before = self.anchor, (round - 1) * self.job.training.local_steps
+        return None if anchor is None else lambda step: anchor.gradient(before + step, self.model.parameters)
 
     def _plan(self, weights: Floats | None, noise_multiplier: float) -> StepPlan:
         largest = 1.0 if weights is None else float(weights.max())

@@ -29,7 +29,7 @@ from safetensors.numpy import load, save
 
 from fedethos.client.examples import Examples
 from fedethos.client.model import NodeModel
-from fedethos.client.trainer import SourceOfStep, StepPlan, train_round
+from fedethos.client.trainer import Pull, SourceOfStep, StepPlan, train_round
 from fedethos.errors import FedethosError
 from fedethos.fairness.losses import ExampleLoss
 from fedethos.job import Training
@@ -136,6 +136,7 @@ def train_personal(
     engine: ClippingEngine,
     source_of: SourceOfStep,
     loss: ExampleLoss,
+    pull: Pull | None = None,
 ) -> None:
     """One round of the personal adapter, from its last version (else ``sent``, the round's global adapter) to its next one.
 
@@ -143,5 +144,5 @@ def train_personal(
     """
     model.load(adapter.at(round - 1) or sent)
     with model.training(names):
-        train_round(model, examples, personal_training(training), plan, engine, source_of, loss, towards=sent)
+        train_round(model, examples, personal_training(training), plan, engine, source_of, loss, towards=sent, pull=pull)
     adapter.keep(round, model.read())

@@ -58,4 +58,5 @@ def open_site_node(job: Job, site: SiteDocument, folder: Path, run: str) -> Iter
             source_of=random_sources(job, name, secure=job.privacy.secure_rng is not False),
             rank=job.federation.sites[name].rank,
             personal=PersonalAdapter(folder / site.state / "personal" / run) if job.training.personal else None,
+            anchor=task.anchor,
         )

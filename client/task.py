@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedethos.client.anchor import Anchor
 from fedethos.client.examples import Inputs
 from fedethos.client.model import NodeModel
 from fedethos.client.writer import TextWriter
@@ -32,6 +33,8 @@ class Task:
         Write what was trained, as it stands in ``model``, into a folder.
     writer : TextWriter, optional
         Of a language model: what continues prompts.
+    anchor : Anchor, optional
+        Of a language model: what its training is held by (``training.anchor``).
     """
 
     model: NodeModel
@@ -39,3 +42,4 @@ class Task:
     synthetic_loss: SyntheticLoss
     save: Callable[[Path], None]
     writer: TextWriter | None = None
+    anchor: Anchor | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from fedethos.privacy.plan import expected_batch_size_of, sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
 
 SourceOfStep = Callable[[int], RandomSource]
+Pull = Callable[[int], Gradients]
+"""From the number of a step to a gradient, by name of what trains, that reads no record and is added after the noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +77,13 @@ def train_round(
     budget: TokenBudget | None = None,
     *,
     towards: Arrays | None = None,
+    pull: Pull | None = None,
 ) -> int:
     """Run ``training.local_steps`` steps in place on ``model.parameters``, and leave there what ``training.iterate_average`` says.
 
     ``budget``: the micro-batch that fitted so far; None: ``training.micro_batch_tokens``. ``towards``: where the proximal term pulls to;
-    default: where the round starts. Returns how often a sampled unit added nothing because a value of its gradient was not finite: for
-    the site's own eyes.
+    default: where the round starts. ``pull``: a part of the loss that reads no record. Returns how often a sampled unit added nothing
+    because a value of its gradient was not finite: for the site's own eyes.
     """
     budget = budget or TokenBudget(training.micro_batch_tokens)
     optimizer = _optimizer(model, training)
@@ -97,6 +101,8 @@ def train_round(
             left_out += engine.nonfinite_units
             sums = _noisy(engine.clipped_sum(), plan.noise_std, source)
             sums = _with_proximal(sums, model, start, training.proximal_mu * plan.expected_batch_size)
+            if pull is not None:
+                sums = _with_pull(sums, model, engine, partial(pull, step), plan.expected_batch_size)
             _step(model, optimizer, sums, plan.expected_batch_size)
             if plan.adaptive is not None:
                 plan = _adapt(engine, plan, plan.adaptive, source)
@@ -179,6 +185,18 @@ def _with_proximal(sums: Gradients, model: NodeModel, start: Gradients, strength
     if not start:
         return sums
     return {name: total + strength * (model.parameters[name].detach() - start[name]) for name, total in sums.items()}
+
+
+def _with_pull(
+    sums: Gradients, model: NodeModel, engine: ClippingEngine, pull: Callable[[], Gradients], expected_batch_size: float
+) -> Gradients:
+    """Add the gradient of ``pull``. The engine lets no other backward pass through while it is attached."""
+    engine.detach()
+    try:
+        gradients = pull()
+    finally:
+        engine.attach(model.forward, model.parameters)
+    return {name: total + expected_batch_size * gradients[name].to(total) for name, total in sums.items()}
 
 
 def _step(model: NodeModel, optimizer: torch.optim.Optimizer, sums: Gradients, expected_batch_size: float) -> None:

@@ -197,6 +197,7 @@ def open_federation(
                 source_of=random_sources(job, site.name, secure=job.privacy.secure_rng is True),
                 personal=PersonalAdapter((personal or scratch / "personal") / str(node_id)) if job.training.personal else None,
                 rank=job.federation.sites[site.name].rank if site.name in job.federation.sites else None,
+                anchor=task.anchor,
             )
         yield Federation(task, sites, nodes)
 

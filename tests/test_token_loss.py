@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Categorical, kl_divergence
 
-from fedethos.token_loss import TOKENS_AT_ONCE, token_cross_entropy
+from fedethos.token_loss import TOKENS_AT_ONCE, token_cross_entropy, token_kl_divergence
 
 TOKENS, WIDTH, WORDS = 2 * TOKENS_AT_ONCE + 5, 16, 50
 
@@ -68,3 +69,12 @@ def test_scores_without_gradients_and_of_nothing(output_layer: nn.Module, mode: 
         losses = token_cross_entropy(hidden, output_layer, targets)
         assert torch.allclose(losses, F.cross_entropy(output_layer(hidden), targets, reduction="none"), atol=1e-6)
         assert token_cross_entropy(hidden[:0], output_layer, targets[:0]).shape == (0,)
+
+
+def test_divergences_equal_all_logits_at_once(output_layer: nn.Module) -> None:
+    hidden, _, factors = drawn()
+    reference = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(2))
+    found = losses_and_gradient(token_kl_divergence(hidden, output_layer, reference), hidden, factors)
+    plain = kl_divergence(Categorical(logits=output_layer(reference)), Categorical(logits=output_layer(hidden)))
+    for ours, theirs in zip(found, losses_and_gradient(plain, hidden, factors), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)

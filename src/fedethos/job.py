@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from fedethos.aggregation import Aggregation
 from fedethos.intersections import check_intersections, crossed_categories
+from fedethos.job_anchor import Anchor
 from fedethos.job_augment import check_augment
 from fedethos.job_clipping import check_cell_weights
 from fedethos.job_data import UNKNOWN, Data
@@ -116,6 +117,9 @@ class Training(Section):
     )
     dpo_beta: PositiveFloat = Field(
         0.1, description="preference: how strongly the model is held to the base model (beta of DPO, Rafailov et al. 2023)."
+    )
+    anchor: Anchor | None = Field(
+        None, description="Language models: hold what the records do not ask for to the base model. Costs time, and no epsilon."
     )
     cache_dtype: Literal["float32", "float16"] = Field("float32", description="float16 halves the cache and is approximate.")
     gradient_checkpointing: bool = Field(

@@ -82,6 +82,7 @@ def _set_without_language_model(job: Job) -> list[str]:
     changed = {
         **{f"model.{key}": getattr(job.model, key) != model[key].default for key in ("dtype", "load_in_4bit", "chat_template")},
         "training.dpo_beta": job.training.dpo_beta != training["dpo_beta"].default,
+        "training.anchor": job.training.anchor is not None,
         "data.messages": job.data.messages is not None,
         "data.choice_style": job.data.choice_style != "text",
     }

@@ -112,7 +112,12 @@ def test_what_does_not_go_together_is_refused(code: str, task: str, sections: di
 
 def test_a_classifier_takes_no_language_keys() -> None:
     ready = Path(__file__).parents[2] / "simulations/jobs/adult.yaml"
-    for override, code in (("model.dtype=bfloat16", "CFG-413"), ("data.response='{age}'", "CFG-410"), ("data.label=null", "CFG-2")):
+    for override, code in (
+        ("model.dtype=bfloat16", "CFG-413"),
+        ("training.anchor={}", "CFG-413"),
+        ("data.response='{age}'", "CFG-410"),
+        ("data.label=null", "CFG-2"),
+    ):
         with pytest.raises(FedethosError, match=code):
             load_job(ready, [override])
 

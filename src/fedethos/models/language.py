@@ -55,23 +55,35 @@ def score_answers(
 ) -> AnswerScores:
     """Score the answers of a batch; shapes as in ``PromptTable.batch``. ``tokens``: ``input_ids``, or ``inputs_embeds`` where the layers
     below were computed before (``language_prefix.py``)."""
-    causal: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
-    mask = additive_mask(attention_mask, causal)
-    hidden = causal.base_model(position_ids=position_ids, attention_mask=mask, use_cache=False, **tokens).last_hidden_state
-    hidden = hidden.reshape(-1, hidden.shape[-1])
-    output_layer = causal.get_output_embeddings()
-    sums = hidden.new_zeros(answer_tokens.numel(), dtype=torch.float32)
+    states = answer_states(model, position_ids=position_ids, attention_mask=attention_mask, source=source, **tokens)
+    output_layer = _causal(model).get_output_embeddings()
+    sums = states.new_zeros(answer_tokens.numel(), dtype=torch.float32)
     if torch.is_grad_enabled():
-        sums = sums.index_add(0, slot, -token_cross_entropy(hidden[source], output_layer, target))
+        sums = sums.index_add(0, slot, -token_cross_entropy(states, output_layer, target))
         return AnswerScores(sums.view_as(answer_tokens), answer_tokens, torch.zeros_like(sums).view_as(answer_tokens))
     margins = torch.full_like(sums, torch.inf)
     for start in range(0, len(source), _TARGETS_AT_ONCE):
         part = slice(start, start + _TARGETS_AT_ONCE)
-        logits = output_layer(hidden[source[part]]).float()
+        logits = output_layer(states[part]).float()
         sums = sums.index_add(0, slot[part], -F.cross_entropy(logits, target[part], reduction="none"))
         margins.scatter_reduce_(0, slot[part], _margin(logits, target[part]), "amin")
     margins = torch.where(margins.isfinite(), margins, 0.0)
     return AnswerScores(sums.view_as(answer_tokens), answer_tokens, margins.view_as(answer_tokens))
+
+
+def answer_states(
+    model: PeftModel | PreTrainedModel, *, position_ids: Tensor, attention_mask: Tensor, source: Tensor, **tokens: Tensor
+) -> Tensor:
+    """The hidden state that each token of an answer is predicted from, float[m, h]."""
+    causal = _causal(model)
+    mask = additive_mask(attention_mask, causal)
+    hidden: Tensor = causal.base_model(position_ids=position_ids, attention_mask=mask, use_cache=False, **tokens).last_hidden_state
+    return hidden.reshape(-1, hidden.shape[-1])[source]
+
+
+def _causal(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
+    causal: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    return causal
 
 
 def _margin(logits: Tensor, target: Tensor) -> Tensor:
