@@ -30,14 +30,22 @@ from fedethos.losses import IGNORED
 from fedethos.models.assets import fetch
 from fedethos.models.language import score_answers
 from fedethos.privacy.fused import FusedEngine
+from fedethos.progress import Silent
+from fedethos.runfolder import RunFolder
 from fedethos.simulations.benchmarks import bbq, crows_pairs
 from fedethos.simulations.benchmarks.row import Row, alone, compared
+from fedethos.simulations.engine import simulate
 
 JOBS = Path(__file__).parents[1] / "jobs"
 _REPEATS = 3
 _OPTIONS = 3
 _EVERYWHERE = ["federation.aggregation=fedavg", "lora.r=8", "lora.target_modules=all-linear", "lora.layers_to_transform=null"]
 _FEW = ["data.limit=0.5", "federation.rounds=2"]
+_RESPONSES = [  # BBQ's questions and their right answers, as texts to write
+    *("task=causal-lm", "data.choices=null", "data.response={column: chosen}", "privacy.mode=none", "privacy.epsilon=null"),
+    "data.label={column: null, values: [right], favorable: right}",
+    "training={local_steps: 8, batch_size: 16, learning_rate: 2.0e-3, micro_batch_tokens: 2048}",
+]
 
 Step = Callable[[], object]
 
@@ -128,11 +136,22 @@ def learning(data: Path = Path("data")) -> list[Row]:
             found.append(_after_over_before(f"lm_bbq_error_reduced/{name}", scores["accuracy"], limit=1.0, error=True))
             if "perplexity" in scores:
                 found.append(_after_over_before(f"lm_perplexity_reduced/{name}", scores["perplexity"], limit=1.03))
+        if table.is_file():
+            found.append(_response_perplexity([*_RESPONSES, *_FEW, f"data.path={table.resolve()}"], Path(folder) / "responses"))
         if all((data / name).is_file() for name in crows_pairs.FILES):
             models = crows_pairs.measured([crows_pairs.PLAIN, "multi-krum"], data, Path(folder), ["federation.rounds=1"])
             ours, plain = models["multi-krum"], models[crows_pairs.PLAIN]
             found.append(_after_over_before("lm_pct_stereotype_reduced/multi-krum", compare(ours, plain, seed=0)[crows_pairs.MEASURE]))
     return found
+
+
+def _response_perplexity(settings: list[str], out: Path) -> Row:
+    simulate(load_job(JOBS / "bbq-smollm2.yaml", settings), out, base=JOBS, observer=Silent())
+    result = RunFolder(out).read_result()
+    if result.oracle is None or result.oracle.metrics.response_perplexity is None or result.base_response_perplexity is None:
+        raise ValueError("the response perplexity is undefined")
+    after, before = result.oracle.metrics.response_perplexity, result.base_response_perplexity
+    return compared("lm", "lm_response_perplexity_reduced/causal-lm", after, before, limit=1.0)
 
 
 def _after_over_before(name: str, scores: Compared, *, limit: float | None = None, error: bool = False) -> Row:
