@@ -120,6 +120,7 @@ def language_model(job: Job, *, base: Path, scratch: Path, resources: ExitStack)
         model=model,
         inputs=inputs,
         synthetic_loss=synthetic_answers(job, loaded.model.config.vocab_size),
+        longest_loss=synthetic_answers(job, loaded.model.config.vocab_size, length=job.model.max_length),
         save=lambda folder: save_adapter(folder, adapted, model.residual),
         writer=TextWriter(adapted, loaded.tokenizer, tokenize),
         anchor=None if job.training.anchor is None else anchor(job.training.anchor),
@@ -178,11 +179,16 @@ def reference_of(model: PeftModel, table: PromptTable) -> Tensor:
     return found
 
 
-def synthetic_answers(job: Job, vocabulary: int, *, rows: int = 4, seed: int = 0) -> SyntheticLoss:
-    """Random prompts of different lengths with as many random answers as the job's records have, and the job's own loss of them."""
+def synthetic_answers(job: Job, vocabulary: int, *, length: int | None = None, rows: int = 4, seed: int = 0) -> SyntheticLoss:
+    """Random prompts with as many random answers as the job's records have, and the job's own loss of them.
+
+    ``length``: of a prompt with one of its answers; None: short ones of different lengths.
+    """
     rng = np.random.default_rng(seed)
     options = {"causal-lm": 1, "preference": 2}.get(job.task, len(job.data.label.values))
     prompt, answers = rng.integers(1, 8, rows), rng.integers(1, 5, (rows, options))
+    if length is not None:
+        prompt, answers = np.full(rows, length - length // 2), np.full((rows, options), length // 2)
     tokens = rng.integers(vocabulary, size=prompt.sum() + answers.sum(), dtype=np.int32)
     table, label = PromptTable(tokens, prompt, answers, 0), torch.from_numpy(rng.integers(len(job.data.label.values), size=rows))
     outputs, loss_of = outputs_of(job), example_loss(job)

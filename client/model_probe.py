@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from fedethos.client.model import NodeModel
 from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.job import Job
 from fedethos.privacy.plan import expected_batch_size_of
-from fedethos.privacy.self_check import SyntheticLoss, synthetic_classification
 from fedethos.site import SiteDocument
 
 _MOST_ROWS = 256
@@ -52,28 +52,28 @@ def probe_model(job: Job, site: SiteDocument, folder: Path, *, declared_size: in
             base_sha256=model.base_sha256,
             tensors={name: array.shape for name, array in model.read().items()},
             frozen={name: array.shape for name, array in model.read_frozen().items()},
-            seconds_per_round=_seconds_per_record(job, task) * expected_batch_size_of(job, declared_size) * job.steps_in_round,
+            seconds_per_round=_seconds_of_step(job, task, expected_batch_size_of(job, declared_size)) * job.steps_in_round,
             memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             device=str(model.device),
         )
 
 
-def _seconds_per_record(job: Job, task: Task) -> float:
-    loss, rows = _made_up(job, task)
+def _seconds_of_step(job: Job, task: Task, expected_batch_size: float) -> float:
+    model = task.model
+    length = job.model.max_length if isinstance(model.model, PeftModel) else 1
+    rows = torch.arange(_rows(job, length)) % 4  # four records over and over, as many as fit one micro-batch
+    records = _seconds(model, lambda: torch.autograd.backward(task.longest_loss(model.model, rows).sum()))
+    anchor = task.anchor
+    pull = 0.0 if anchor is None else _seconds(model, lambda: anchor.gradient(0, model.parameters))
+    return records / len(rows) * expected_batch_size + pull
+
+
+def _seconds(model: NodeModel, work: Callable[[], object]) -> float:
     began = time.perf_counter()
-    loss(task.model.model, rows).sum().backward()  # type: ignore[no-untyped-call]
-    if task.model.device.type == "cuda":
-        torch.cuda.synchronize(task.model.device)
-    return (time.perf_counter() - began) / len(rows)
-
-
-def _made_up(job: Job, task: Task) -> tuple[SyntheticLoss, torch.Tensor]:
-    """Four records over and over, as many as fit one micro-batch."""
-    model = task.model.model
-    if not isinstance(model, PeftModel):
-        return task.synthetic_loss, torch.arange(_rows(job, 1)) % 4
-    loss = synthetic_classification(model.config.vocab_size, len(job.data.label.values), length=job.model.max_length)
-    return loss, torch.arange(_rows(job, job.model.max_length)) % 4
+    work()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter() - began
 
 
 def _rows(job: Job, length: int) -> int:

@@ -20,10 +20,12 @@ def tabular_classification(job: Job) -> Task:
     """The untrained model of ``job`` and its inputs."""
     architecture = Architecture.of(job)
     model = make_tabular(architecture, seed=job.simulation.seed).to(training_device())
+    loss = synthetic_features(len(feature_names(architecture.features)), len(architecture.labels))
     return Task(
         model=NodeModel(model, model, architecture.sha256),
         inputs=_inputs,
-        synthetic_loss=synthetic_features(len(feature_names(architecture.features)), len(architecture.labels)),
+        synthetic_loss=loss,
+        longest_loss=loss,
         save=partial(save_tabular, model=model),
     )
 

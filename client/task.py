@@ -29,6 +29,8 @@ class Task:
         From the records of one split of one site to the model's inputs.
     synthetic_loss : SyntheticLoss
         Made-up records for the self-check of the clipping engine.
+    longest_loss : SyntheticLoss
+        Made-up records as long as the job allows, for an estimate of time and memory.
     save : callable
         Write what was trained, as it stands in ``model``, into a folder.
     writer : TextWriter, optional
@@ -40,6 +42,7 @@ class Task:
     model: NodeModel
     inputs: Callable[[Records], Inputs]
     synthetic_loss: SyntheticLoss
+    longest_loss: SyntheticLoss
     save: Callable[[Path], None]
     writer: TextWriter | None = None
     anchor: Anchor | None = None

@@ -52,6 +52,7 @@ def text_classification(job: Job, *, base: Path, scratch: Path, resources: ExitS
         model=model,
         inputs=inputs,
         synthetic_loss=synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values)),
+        longest_loss=synthetic_classification(loaded.model.config.vocab_size, len(job.data.label.values), length=job.model.max_length),
         save=lambda folder: save_adapter(folder, adapted, model.residual, fold=center.folded if center else dict),
     )
 
