@@ -1,7 +1,7 @@
 """Does the clipping engine tell the truth on this model? Asked once, before the first private gradient is paid for.
 
-On a copy, with synthetic records and without noise: the engine's sum must equal the sum that plain autograd gives when every
-record is alone in its batch, unclipped and clipped, and every trained tensor must move. The copy's zero factors are drawn at
+On a copy, with synthetic records and without noise: the engine's sum must equal the sum that plain autograd gives record by record,
+unclipped and clipped; a record's gradient must be the same alone and among others; and every trained tensor must move. The copy's zero factors are drawn at
 random first: while B is zero, A's gradient is zero whatever the engine does, and with noise on everything moves.
 """
 
@@ -23,6 +23,9 @@ SyntheticLoss = Callable[[nn.Module, Tensor], Tensor]
 
 _ROWS = 4
 _ZERO_FACTOR_STD = 0.05
+# Relative errors. A 30-layer model in bfloat16 was measured at .017 for one tensor of the engine's sum, and at .034 between batches.
+_EXACT, _ROUNDED, _OTHER_BATCH = 1e-3, 5e-2, 0.1
+_FLOOR = 1e-6  # of the whole gradient
 
 
 def synthetic_classification(vocabulary: int, labels: int, *, length: int = 12, seed: int = 0) -> SyntheticLoss:
@@ -81,16 +84,22 @@ def check_engine(
         PRIV-328 when a trained tensor has no gradient or a sum differs; what ``attach`` and ``backward`` raise.
     """
     twin, trained = _twin(model, parameters, seed)
-    alone = [_gradient(twin, trained, loss, row) for row in range(_ROWS)]
+    rows = torch.arange(_ROWS)
+    alone = [_gradient(loss(twin, row).sum(), trained) for row in torch.split(rows, 1)]
     for name in trained:
         if not all(bool(gradient[name].any()) for gradient in alone):
             raise _failed(name, "a record gives it no gradient, so it does not train")
-    norms = [float(torch.stack([part.square().sum() for part in gradient.values()]).sum().sqrt()) for gradient in alone]
-    tolerance = 1e-3 if all(parameter.dtype == torch.float32 for parameter in model.parameters()) else 5e-2
+    together = loss(twin, rows)
+    among_others = [_gradient(own, trained) for own in together]
+    exact = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    for one, other in zip(among_others, alone, strict=True):
+        _require_independent(one, other, exact=exact)
+    norms = [_norm(gradient) for gradient in among_others]
     for bound in (1e3 * max(norms), 0.5 * min(norms)):  # nothing is clipped, everything is clipped
         factors = [bound / (norm + AUTOMATIC_GAMMA) if clipping == "automatic" else min(1.0, bound / norm) for norm in norms]
-        truth = {name: _weighted_sum([gradient[name] for gradient in alone], factors) for name in trained}
-        _compare(_engine_sum(make_engine(bound), twin, trained, loss), truth, tolerance)
+        truth = {name: _weighted_sum([gradient[name] for gradient in among_others], factors) for name in trained}
+        sums = _engine_sum(make_engine(bound), twin, trained, loss)
+        _compare(sums, truth, _EXACT if exact else _ROUNDED, "the engine's sum differs from plain autograd's, record by record")
 
 
 def _twin(model: nn.Module, parameters: Parameters, seed: int) -> tuple[nn.Module, dict[str, nn.Parameter]]:
@@ -106,14 +115,22 @@ def _twin(model: nn.Module, parameters: Parameters, seed: int) -> tuple[nn.Modul
     return twin, {name: twin.get_parameter(paths[id(parameter)]) for name, parameter in parameters.items()}
 
 
-def _gradient(twin: nn.Module, trained: dict[str, nn.Parameter], loss: SyntheticLoss, row: int) -> Gradients:
-    """Plain autograd's gradient of one record that is alone in its batch, float64."""
-    record = loss(twin, torch.tensor([row])).sum()
-    gradients = torch.autograd.grad(record, list(trained.values()), allow_unused=True)
+def _gradient(record: Tensor, trained: dict[str, nn.Parameter]) -> Gradients:
+    """Plain autograd's gradient of one record's loss, float64."""
+    gradients = torch.autograd.grad(record, list(trained.values()), allow_unused=True, retain_graph=True)
     return {
         name: torch.zeros_like(parameter).double() if gradient is None else gradient.double()
         for (name, parameter), gradient in zip(trained.items(), gradients, strict=True)
     }
+
+
+def _require_independent(among_others: Gradients, alone: Gradients, *, exact: bool) -> None:
+    """Each tensor by itself; all of them together where the base is not in float32, because another batch rounds its numbers otherwise."""
+    reason = "a record's gradient depends on the other records of its batch"
+    if exact:
+        _compare(among_others, alone, _EXACT, reason)
+    elif not _norm({name: among_others[name] - alone[name] for name in alone}) <= _OTHER_BATCH * _norm(alone):
+        raise _failed(next(iter(alone)), reason)
 
 
 def _engine_sum(engine: ClippingEngine, twin: nn.Module, trained: dict[str, nn.Parameter], loss: SyntheticLoss) -> Gradients:
@@ -131,12 +148,14 @@ def _weighted_sum(gradients: list[Tensor], factors: list[float]) -> Tensor:
     return torch.stack([gradient * factor for gradient, factor in zip(gradients, factors, strict=True)]).sum(0)
 
 
-def _compare(sums: Gradients, truth: Gradients, tolerance: float) -> None:
-    joint = torch.stack([want.norm() for want in truth.values()]).norm()
+def _compare(found: Gradients, truth: Gradients, tolerance: float, reason: str) -> None:
     for name, want in truth.items():
-        error = (sums[name] - want).norm()
-        if not bool(error <= tolerance * want.norm() + 1e-6 * joint):
-            raise _failed(name, "the engine's sum differs from plain autograd's, record by record")
+        if not _norm({name: found[name] - want}) <= tolerance * _norm({name: want}) + _FLOOR * _norm(truth):
+            raise _failed(name, reason)
+
+
+def _norm(gradients: Gradients) -> float:
+    return float(torch.stack([part.norm() for part in gradients.values()]).norm())
 
 
 def _failed(name: str, reason: str) -> FedethosError:

@@ -72,3 +72,21 @@ def test_names_a_tensor_that_does_not_train():
     model.base_model.model.bert.pooler.forward = lambda hidden: hidden[:, 0]  # the loss no longer reaches its adapter
     with pytest.raises(FedethosError, match=r"PRIV-328 .*pooler"):
         check_engine(FusedEngine, model, trainable(model), synthetic_classification(50, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_catches_a_loss_that_couples_records(dtype):
+    model = fresh()
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    plain = synthetic_classification(50, 2)
+
+    def contrastive(model, rows):
+        losses = plain(model, rows)
+        return losses * losses.mean()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        check_engine(FusedEngine, model, trainable(model), plain)
+        with pytest.raises(FedethosError, match="depends on the other records"):
+            check_engine(FusedEngine, model, trainable(model), contrastive)
