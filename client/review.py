@@ -22,6 +22,7 @@ from fedethos.fairness.layout import DEFAULT_CUTS, FINE, Layout
 from fedethos.fairness.responses import known_cuts
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
+from fedethos.job_data import Data, Text
 from fedethos.privacy.composition import epsilon
 from fedethos.privacy.counts import CountPlan, plan_counts
 from fedethos.privacy.events import TRAIN, Allotment
@@ -189,10 +190,11 @@ def _exact_counts(job: Job) -> list[Leaving]:
 
 def _reads(job: Job) -> tuple[tuple[str, str], ...]:
     data = job.data
-    text = data.text if isinstance(data.text, str) else f"the column {data.text['column']}" if data.text else "not read"
+    text = f"the chat in the column {data.messages}" if data.text is None else _template(data.text)
     rows = [
-        ("label", f"{data.label.column}: {', '.join(data.label.values)}"),
+        *([("label", f"{data.label.column}: {', '.join(data.label.values)}")] if data.label.column else []),
         ("model reads", ", ".join(data.features) if data.features else text),
+        *_answers(data),
         ("groups", "; ".join(f"{name}: {', '.join(values)}" for name, values in data.sensitive.items()) or "none"),
         *(("scenario", f"{one.name}: {filter_words(one)}; counted on test people") for one in job.scenarios),
         ("person", data.person_id or "no column: each record counts as a person of its own"),
@@ -202,6 +204,21 @@ def _reads(job: Job) -> tuple[tuple[str, str], ...]:
         ),
     ]
     return tuple(rows)
+
+
+def _answers(data: Data) -> list[tuple[str, str]]:
+    """What a language model learns to write, or to choose among."""
+    answers = {"model writes": data.response, "prefers": data.chosen, "to": data.rejected}
+    shown = [(name, _template(text)) for name, text in answers.items() if text is not None]
+    if data.choices is None:
+        return shown
+    listed = set(data.choices) == {"column"}
+    among = f"the column {data.choices['column']}" if listed else "; ".join(data.choices[value] for value in data.label.values)
+    return [*shown, ("chooses among", among)]
+
+
+def _template(text: Text) -> str:
+    return text if isinstance(text, str) else f"the column {text['column']}"
 
 
 def _cost(job: Job, site: SiteDocument, ledger: LedgerState) -> Cost | None:

@@ -1,8 +1,8 @@
 """Does the clipping engine tell the truth on this model? Asked once, before the first private gradient is paid for.
 
 On a copy, with synthetic records and without noise: the engine's sum must equal the sum that plain autograd gives record by record,
-unclipped and clipped; a record's gradient must be the same alone and among others; and every trained tensor must move. The copy's zero factors are drawn at
-random first: while B is zero, A's gradient is zero whatever the engine does, and with noise on everything moves.
+unclipped and clipped; a record's gradient must be the same alone and among others; and every trained tensor must move. The copy's zero
+factors are drawn at random first: while B is zero, A's gradient is zero whatever the engine does, and with noise on everything moves.
 """
 
 from __future__ import annotations
