@@ -43,9 +43,9 @@ OUT = Path("build/bbq")
 TABLE = Path("data/bbq.jsonl")
 LINES = 300  # of neutral text
 _OPEN = (
-    *("privacy.mode=none", "privacy.epsilon=null", "federation.rounds=2"),
+    *("privacy.mode=none", "privacy.epsilon=null", "federation.rounds=3"),
     f"lora={{r: 16, lora_alpha: 32, target_modules: [q_proj, v_proj], layers_to_transform: {list(range(18, 30))}}}",
-    "training={local_steps: 8, batch_size: 16, learning_rate: 2.0e-3, micro_batch_tokens: 2048}",
+    "training={local_steps: 8, batch_size: 16, learning_rate: 2.0e-3, micro_batch_tokens: 2048, anchor: {kl_coef: 8}}",
 )
 ROWS: Mapping[str, Sequence[str]] = {"open": _OPEN, "epsilon-8": ()}
 
