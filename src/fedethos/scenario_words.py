@@ -11,7 +11,7 @@ from fedethos.wording import interval, number
 HEAD = ("Scenario", "Records", "Measure", "Value (95 % interval)", "Limit")
 EXACT = "Exact, simulation only"
 
-_METRICS: dict[RecordMetric, str] = {
+METRICS: dict[RecordMetric, str] = {
     "error_rate": "Error rate",
     "false_positive_rate": "False-positive rate",
     "false_negative_rate": "False-negative rate",
@@ -27,7 +27,7 @@ def rows(result: Result) -> Iterator[tuple[str, ...]]:
     exact = result.oracle.scenarios if result.oracle is not None and result.basis != "oracle" else None
     for name, one in result.scenarios.items():
         count = "withheld" if one.count is None else f"{one.count:,}"
-        row = (name, count, _METRICS[one.metric], interval(one.value), f"{one.at_most:g}: {SAID[one.holds]}")
+        row = (name, count, METRICS[one.metric], interval(one.value), f"{one.at_most:g}: {SAID[one.holds]}")
         yield row if exact is None else (*row, number(exact.get(name)))
 
 
