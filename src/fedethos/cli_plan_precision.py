@@ -14,13 +14,11 @@ from fedethos.fairness.precision import GAPS, Gap, half_widths, least, people_ne
 from fedethos.intersections import parts_of
 from fedethos.job import Job
 from fedethos.job_scenarios import RecordMetric, RecordScenario
-from fedethos.result import GapName
-from fedethos.scenario_words import METRICS
+from fedethos.scenario_words import scenario_metric
 from fedethos.task_words import gap_words
 
 Shares = Mapping[str, Sequence[float]]
 
-_GAP_WORDS: dict[GapName, str] = {gap: METRICS[gap] for gap in GAPS}
 _MATCHING = (0.1, 0.9)  # of a scenario, where nothing is given: it is of records that are not many
 
 
@@ -95,7 +93,7 @@ class Tested:
         return self.everybody * (1.0 - self.job.data.split.validation)
 
     def gaps(self) -> list[Precision]:
-        words = gap_words(self.job, _GAP_WORDS)
+        words = gap_words(self.job, dict.fromkeys(GAPS, ""))
         return [self._gap(attribute, gap) for attribute in self.job.attributes for gap in GAPS if gap in words]
 
     def _gap(self, attribute: str, gap: Gap) -> Precision:
@@ -161,15 +159,16 @@ def print_precision(people: Tested, gaps: Sequence[Precision], scenarios: Sequen
     groups = "groups of equal size" if equal else "groups as given"
     favorable = "" if people.job.data.label.column is None else f", {people.favorable_share:.0%} with the favorable label"
     typer.echo(f"measuring    {people.test:,.0f} test people of all sites, {groups}{favorable}")
-    words = gap_words(people.job, _GAP_WORDS)
     width = max((len(name) for name in (*(one.attribute for one in gaps), *(one.scenario for one in scenarios))), default=0)
     for one in gaps:
-        typer.echo(f"  {one.attribute:<{width}}  {words[one.metric].lower():<29}  ±{one.half_width:.3f}  {_verdict(one)}")
+        typer.echo(
+            f"  {one.attribute:<{width}}  {scenario_metric(one.metric, people.job).lower():<29}  ±{one.half_width:.3f}  {_verdict(one)}"
+        )
     if scenarios:
         typer.echo("scenarios    of the same people")
     for asked in scenarios:
-        words_of = METRICS[asked.metric].lower()
-        typer.echo(f"  {asked.scenario:<{width}}  {words_of:<29}  ±{asked.half_width:.3f}  {_scenario_verdict(asked)}")
+        metric = scenario_metric(asked.metric, people.job).lower()
+        typer.echo(f"  {asked.scenario:<{width}}  {metric:<29}  ±{asked.half_width:.3f}  {_scenario_verdict(asked)}")
 
 
 def _verdict(one: Precision) -> str:
