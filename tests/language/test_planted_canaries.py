@@ -31,7 +31,9 @@ def exposure(job_file: Path, out: Path) -> tuple[MeasureScores, bool | None]:
     folder = RunFolder(out)
     assert "Made-up secrets stand among the training records" in folder.read_manifest().marks
     assert f"--suite scenario={folder.canaries}`" in summary(folder), "the terminal says how to ask"
-    scores = score_suites(folder, SuiteQuestion([("scenario", folder.canaries)]), Silent()).suites["scenario-canaries"]
+    found = score_suites(folder, SuiteQuestion([("scenario", folder.canaries)]), Silent())
+    folder.write_suites(found)
+    scores = found.suites["scenario-canaries"]
     assert "--suite scenario" not in summary(folder), "and not any more"
     assert scores.limit is not None
     return scores.groups["all"].measures["exposure"], scores.limit.holds
