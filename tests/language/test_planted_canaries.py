@@ -32,7 +32,8 @@ def exposure(job_file: Path, out: Path) -> tuple[MeasureScores, bool | None]:
     assert "Made-up secrets stand among the training records" in folder.read_manifest().marks
     assert f"--suite scenario={folder.canaries}`" in summary(folder), "the terminal says how to ask"
     found = score_suites(folder, SuiteQuestion([("scenario", folder.canaries)]), Silent())
-    folder.write_suites(found)
+    with folder.resume() as locked:
+        locked.write_suites(found.model_dump(mode="json", by_alias=True))
     scores = found.suites["scenario-canaries"]
     assert "--suite scenario" not in summary(folder), "and not any more"
     assert scores.limit is not None
