@@ -162,11 +162,16 @@ def reference_of(model: PeftModel, table: PromptTable) -> Tensor:
     return found
 
 
-def synthetic_answers(job: Job, vocabulary: int, *, rows: int = 4, seed: int = 0) -> SyntheticLoss:
-    """Random prompts of different lengths with as many random answers as the job's records have, and the job's own loss of them."""
+def synthetic_answers(job: Job, vocabulary: int, *, rows: int = 4, length: int | None = None, seed: int = 0) -> SyntheticLoss:
+    """Random prompts with as many random answers as the job's records have, and the job's own loss of them.
+
+    ``length``: tokens of each prompt with one of its answers, one half each; none: of a few tokens, all different.
+    """
     rng = np.random.default_rng(seed)
     options = {"causal-lm": 1, "preference": 2}.get(job.task, len(job.data.label.values))
     prompt, answers = rng.integers(1, 8, rows), rng.integers(1, 5, (rows, options))
+    if length is not None:
+        prompt, answers = np.full_like(prompt, length - length // 2), np.full_like(answers, length // 2)
     tokens = rng.integers(vocabulary, size=prompt.sum() + answers.sum(), dtype=np.int32)
     table, label = PromptTable(tokens, prompt, answers, 0), torch.from_numpy(rng.integers(len(job.data.label.values), size=rows))
     outputs, loss_of = outputs_of(job), example_loss(job)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from fedethos.client.language_model import synthetic_answers
 from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.job import Job
@@ -72,8 +73,12 @@ def _made_up(job: Job, task: Task) -> tuple[SyntheticLoss, torch.Tensor]:
     model = task.model.model
     if not isinstance(model, PeftModel):
         return task.synthetic_loss, torch.arange(_rows(job, 1)) % 4
-    loss = synthetic_classification(model.config.vocab_size, len(job.data.label.values), length=job.model.max_length)
-    return loss, torch.arange(_rows(job, job.model.max_length)) % 4
+    length = job.model.max_length
+    if job.is_language:
+        return synthetic_answers(job, model.config.vocab_size, length=length), torch.arange(_rows(job, length)) % 4
+    return synthetic_classification(model.config.vocab_size, len(job.data.label.values), length=length), torch.arange(
+        _rows(job, length)
+    ) % 4
 
 
 def _rows(job: Job, length: int) -> int:
