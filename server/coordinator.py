@@ -180,14 +180,14 @@ class Coordinator:
         entry.flower_run = self._app.start(
             entry.run, entry.job_sha256, attempt=entry.starts, quarantine_after=self._server.document.quarantine_after
         )
-        entry.status, entry.starts, entry.problem = Status.RUNNING, entry.starts + 1, None
+        entry.status, entry.starts = Status.RUNNING, entry.starts + 1  # why it was started again is said until the next round
         self._queue.save(entry)
         self._tell("run-started" if entry.starts == 1 else "run-continued", {"run": entry.run})
 
     def _follow(self, entry: Entry) -> None:
         live = read_live(self.places.live(entry.run))
         if live is not None and live.round > entry.round:
-            entry.round, entry.crashes, self._missed = live.round, 0, 0
+            entry.round, entry.crashes, entry.problem, self._missed = live.round, 0, None, 0
             self._queue.save(entry)
             self._tell("round-started", {"run": entry.run, "round": live.round, "rounds": live.rounds})
 
@@ -198,10 +198,11 @@ class Coordinator:
         if live is None or not live.ended:
             self._again(entry, crashed=True)
         elif live.problem is None:
+            entry.problem = None
             self._close(entry, Status.COMPLETED)
             self._finished(self.places.run(entry.run))
         elif live.problem.code in ("AGG-710", "RUN-902"):  # too few sites, or a ServerApp of an earlier coordinator still leaves
-            entry.problem = live.problem
+            entry.problem = live.problem if live.problem.code == "AGG-710" else None
             self._not_before = time.monotonic() + min(_WAIT_AFTER_QUORUM * 2.0**self._missed, _LONGEST_WAIT)
             self._missed = min(self._missed + 1, _MOST_DOUBLED)
             self._again(entry, crashed=False)

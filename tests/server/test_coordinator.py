@@ -243,4 +243,4 @@ def test_a_missed_quorum_is_tried_again_ever_more_seldom(server, tmp_path, monke
     gaps = [round(after - before) for before, after in itertools.pairwise(started)]
     assert gaps[:4] == pytest.approx([5, 10, 20, 40], abs=1)
     assert set(gaps[4:]) <= {60, 61} and len(gaps) > 6
-    assert coordinator.status({})["runs"][0]["problem"]["why"] == "Why."
+    assert coordinator.status({})["runs"][0]["problem"]["why"] == "Why.", "also while it is tried again"
