@@ -265,7 +265,10 @@ def require_quorum(outcome: Exchange, min_sites: int, *, doing: str) -> None:
     if len(outcome.replies) >= min_sites:
         return
     answered = [one for one in outcome.refusals if one.code != LOST]
-    refused = [f"{one.site} with {one.code}{f' (incident {one.incident})' if one.incident else ''}" for one in answered]
+    refused = [
+        f"{one.site} with {one.code}{f' (incident {one.incident})' if one.incident else ''}"
+        for one in sorted(answered, key=lambda one: one.site)
+    ]
     parts = [f"Late: {_some(outcome.late)}."] if outcome.late else []
     parts += [f"Refused: {_some(refused)}."] if refused else []
     unasked = {one.code for one in outcome.refusals} == {NOT_APPROVED}

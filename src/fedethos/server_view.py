@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -95,7 +96,7 @@ def fitting(answer: Mapping[str, JsonValue], console: Console) -> Group:
 
 def _page(status: _Status, *, ended: int = _SHOWN_ENDED, brief: bool = False) -> Group:
     online = sum(site.online for site in status.sites)
-    parts: list[Text | Table] = [
+    parts: list[RenderableType] = [
         Text(f"Coordinator {status.address}, fedethos {status.version}: {online} of {len(status.sites)} sites online", style="bold"),
         *(_sites_on_a_line(status.sites) if brief else [_sites(status.sites)]),
     ]
@@ -128,30 +129,34 @@ def _sites_on_a_line(sites: Sequence[_Site]) -> list[Text]:
     ]
 
 
-def _run(run: _Run, online: Mapping[str, bool]) -> list[Text | Table]:
+def _run(run: _Run, online: Mapping[str, bool]) -> list[RenderableType]:
     words = [f"round {run.round} of {run.rounds}"] if run.rounds else []
     words += [run.stage.lower()] if run.stage else []
     words += [f"deadline in {duration(run.seconds_left)}"] if run.seconds_left is not None else []
     words += [f"started {run.starts} times"] if run.starts > 1 else []
-    parts: list[Text | Table] = [
+    parts: list[RenderableType] = [
         Text.assemble("\n", (run.run, "bold"), "  ", (run.status, _STYLE[run.status]), f"  {', '.join(words)}" if words else ""),
     ]
     if run.status == "waiting":
         here = sum(online.get(name, False) for name in run.sites)
         missing = [name for name in run.sites if not online.get(name, False)]
-        parts.append(Text(f"  {here} of {len(run.sites)} sites are online, {run.min_sites} are needed. Missing: {', '.join(missing)}"))
+        parts.append(_indented(f"{here} of {len(run.sites)} sites are online, {run.min_sites} are needed. Missing: {', '.join(missing)}"))
     if states := {name: state for name, state in run.sites.items() if state}:
-        parts.append(Text("  " + ", ".join(f"{name} {states[name]}" for name in sorted(states, key=natural))))
+        parts.append(_indented(", ".join(f"{name} {states[name]}" for name in sorted(states, key=natural))))
     for refusal in run.refusals[-_SHOWN_REFUSALS:]:
         incident = f" (incident {refusal.incident})" if refusal.incident else ""
-        parts.append(Text(f"  round {refusal.round}: {refusal.site} refused with {refusal.code}{incident}", style="yellow"))
+        parts.append(_indented(f"round {refusal.round}: {refusal.site} refused with {refusal.code}{incident}", style="yellow"))
     for site, code in run.quarantined.items():
         parts.append(
-            Text(f"  {site} is quarantined after too many refusals, the last with {code}: not asked again in this run", style="red")
+            _indented(f"{site} is quarantined after too many refusals, the last with {code}: not asked again in this run", style="red")
         )
     if run.problem is not None:
         said = (run.problem.what, run.problem.why, run.problem.fix)
-        parts.append(Text(f"  {run.problem.code} {' '.join(filter(None, said))}", style="red" if run.status == "failed" else "yellow"))
+        parts.append(_indented(f"{run.problem.code} {' '.join(filter(None, said))}", style="red" if run.status == "failed" else "yellow"))
     if run.status == "completed":
-        parts.append(Text(f"  Next: fedethos report {run.folder}"))
+        parts.append(_indented(f"Next: fedethos report {run.folder}"))
     return parts
+
+
+def _indented(text: str, style: str = "") -> Padding:
+    return Padding(Text(text, style=style), (0, 0, 0, 2), expand=False)
