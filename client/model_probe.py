@@ -73,12 +73,11 @@ def _made_up(job: Job, task: Task) -> tuple[SyntheticLoss, torch.Tensor]:
     model = task.model.model
     if not isinstance(model, PeftModel):
         return task.synthetic_loss, torch.arange(_rows(job, 1)) % 4
-    length = job.model.max_length
+    vocabulary, length = model.config.vocab_size, job.model.max_length
+    rows = torch.arange(_rows(job, length)) % 4
     if job.is_language:
-        return synthetic_answers(job, model.config.vocab_size, length=length), torch.arange(_rows(job, length)) % 4
-    return synthetic_classification(model.config.vocab_size, len(job.data.label.values), length=length), torch.arange(
-        _rows(job, length)
-    ) % 4
+        return synthetic_answers(job, vocabulary, length=length), rows
+    return synthetic_classification(vocabulary, len(job.data.label.values), length=length), rows
 
 
 def _rows(job: Job, length: int) -> int:
