@@ -7,7 +7,7 @@ review`` prints it, ``governance/job_review.py`` draws it, ``fedethos client app
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -22,7 +22,7 @@ from fedethos.fairness.layout import DEFAULT_CUTS, FINE, Layout
 from fedethos.fairness.responses import known_cuts
 from fedethos.fairness.threshold import FIXED_EDGE
 from fedethos.job import Job
-from fedethos.job_data import Data, Text
+from fedethos.job_data import Text
 from fedethos.privacy.composition import epsilon
 from fedethos.privacy.counts import CountPlan, plan_counts
 from fedethos.privacy.events import TRAIN, Allotment
@@ -34,7 +34,8 @@ from fedethos.wording import personal_words
 
 _LIBRARIES = ("flwr", "torch", "transformers", "peft", "opacus", "numpy", "cryptography")
 _NO_RUN = "review"  # names no run: a plan under it is never committed
-_LONGEST_STATEMENT = 200  # bytes of the statement beside tensors or counts
+_STATEMENT = 700  # bytes, the most, of a statement in Flower's frame
+_FRAME = 480  # bytes, the most, of what Flower writes around a tensor beside its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +122,13 @@ def review_job(job: Job, site: SiteDocument, facts: ModelFacts, ledger: LedgerSt
 
 def _leaving(job: Job, facts: ModelFacts) -> tuple[Leaving, ...]:
     basis = "unprotected" if job.privacy.mode == "none" else "charged"
-    rows = [
-        Leaving(what="setup", contents=("version of fedethos", "hash of the base model"), bytes=_LONGEST_STATEMENT, times=1, basis="public")
-    ]
-    trained = max(phases(job.aggregation, facts.tensors), key=lambda names: _tensor_bytes(facts, names))
+    rows = [Leaving(what="setup", contents=("version of fedethos", "hash of the base model"), bytes=_STATEMENT, times=1, basis="public")]
+    trained = max(phases(job.aggregation, facts.tensors), key=lambda names: sum(math.prod(facts.tensors[name]) for name in names))
     rows.append(
         Leaving(
             what="train",
             contents=tuple(f"{name} {_spelled(facts.tensors[name])}" for name in trained),
-            bytes=_tensor_bytes(facts, trained) + _LONGEST_STATEMENT,
+            bytes=_message_bytes({name: facts.tensors[name] for name in trained}, 4),
             times=job.federation.rounds,
             basis=basis,
         )
@@ -139,15 +138,13 @@ def _leaving(job: Job, facts: ModelFacts) -> tuple[Leaving, ...]:
             Leaving(
                 what="train, before round 1",
                 contents=tuple(f"mean of what the head reads, {name} {_spelled(facts.tensors[name])}" for name in center),
-                bytes=_tensor_bytes(facts, center) + _LONGEST_STATEMENT,
+                bytes=_message_bytes({name: facts.tensors[name] for name in center}, 4),
                 times=1,
                 basis=basis,
             )
         )
     rows += [_counts(job, plan) for plan in plan_counts(job, rows_per_unit=job.rows_per_unit)] or _exact_counts(job)
-    rows.append(
-        Leaving(what="error", contents=("a code of a fixed list", "a random number"), bytes=_LONGEST_STATEMENT, times=0, basis="public")
-    )
+    rows.append(Leaving(what="error", contents=("a code of a fixed list", "a random number"), bytes=_STATEMENT, times=0, basis="public"))
     return tuple(rows)
 
 
@@ -165,7 +162,7 @@ def _counts(job: Job, plan: CountPlan) -> Leaving:
         contents=tuple(
             f"{name.lstrip(':')} {_spelled(shape)}, noise of {plan.release.sigma:.2f} records a cell" for name, shape in shapes.items()
         ),
-        bytes=sum(8 * math.prod(shape) for shape in shapes.values()) + _LONGEST_STATEMENT,
+        bytes=_message_bytes(shapes, 8),
         times=plan.releases,
         basis="charged",
     )
@@ -180,7 +177,7 @@ def _exact_counts(job: Job) -> list[Leaving]:
         Leaving(
             what=f"exact counts of {who}",
             contents=tuple(f"{name} {_spelled(shape)}" for name, shape in shapes.items()),
-            bytes=sum(8 * math.prod(shape) for shape in shapes.values()) + _LONGEST_STATEMENT,
+            bytes=_message_bytes(shapes, 8),
             times=times,
             basis="unprotected",
         )
@@ -190,11 +187,13 @@ def _exact_counts(job: Job) -> list[Leaving]:
 
 def _reads(job: Job) -> tuple[tuple[str, str], ...]:
     data = job.data
-    text = f"the chat in the column {data.messages}" if data.text is None else _template(data.text)
+    read = ", ".join(data.features) if data.features else _text(data.text) or f"the chats in {data.messages}"
+    answers = {"learns to write": data.response, "better answer": data.chosen, "worse answer": data.rejected}
     rows = [
-        *([("label", f"{data.label.column}: {', '.join(data.label.values)}")] if data.label.column else []),
-        ("model reads", ", ".join(data.features) if data.features else text),
-        *_answers(data),
+        *([("label", f"{data.label.column}: {', '.join(data.label.values)}")] if data.label.column is not None else []),
+        ("model reads", read),
+        *((name, words) for name, text in answers.items() if (words := _text(text))),
+        *((f"option {label}" if label in data.label.values else "options of", text) for label, text in (data.choices or {}).items()),
         ("groups", "; ".join(f"{name}: {', '.join(values)}" for name, values in data.sensitive.items()) or "none"),
         *(("scenario", f"{one.name}: {filter_words(one)}; counted on test people") for one in job.scenarios),
         ("person", data.person_id or "no column: each record counts as a person of its own"),
@@ -206,19 +205,8 @@ def _reads(job: Job) -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
-def _answers(data: Data) -> list[tuple[str, str]]:
-    """What a language model learns to write, or to choose among."""
-    answers = {"model writes": data.response, "prefers": data.chosen, "to": data.rejected}
-    shown = [(name, _template(text)) for name, text in answers.items() if text is not None]
-    if data.choices is None:
-        return shown
-    listed = set(data.choices) == {"column"}
-    among = f"the column {data.choices['column']}" if listed else "; ".join(data.choices[value] for value in data.label.values)
-    return [*shown, ("chooses among", among)]
-
-
-def _template(text: Text) -> str:
-    return text if isinstance(text, str) else f"the column {text['column']}"
+def _text(text: Text | None) -> str:
+    return text if isinstance(text, str) else f"the column {text['column']}" if text else ""
 
 
 def _cost(job: Job, site: SiteDocument, ledger: LedgerState) -> Cost | None:
@@ -290,8 +278,9 @@ def _warnings(job: Job, site: SiteDocument, cost: Cost | None, facts: ModelFacts
     return tuple(found)
 
 
-def _tensor_bytes(facts: ModelFacts, names: Sequence[str]) -> int:
-    return sum(4 * math.prod(facts.tensors[name]) for name in names)
+def _message_bytes(tensors: Mapping[str, Sequence[int]], itemsize: int) -> int:
+    """Upper bound for a message with these tensors or tables, by name and shape, as the site's record of what left counts it."""
+    return _STATEMENT + sum(_FRAME + len(name) + itemsize * math.prod(shape) for name, shape in tensors.items())
 
 
 def _spelled(shape: Sequence[int]) -> str:

@@ -81,7 +81,7 @@ _FOUR_FIFTHS_SENTENCES: Mapping[FourFifths, str] = {
 def _near_constant(shown: GroupCounts, names: Sequence[str], everyone: GroupCounts, min_group_size: int) -> str | None:
     """Why the model counts as near-constant, or could not be shown not to be; None when it is neither."""
     if not shown.negatives.value.any() and not shown.negatives.variance.any():  # causal-lm, preference: not one, and no noise that says so
-        return "every record brings its own right answer, so only the gap in accuracy, the demographic-parity difference, compares groups."
+        return "every record brings its own right answer, so only the difference in accuracy compares groups."
     z = critical()
     fewest = [count.value - z * np.sqrt(count.variance) for count in (shown.positives, shown.negatives)]
     measurable = np.minimum(*fewest) >= min_group_size

@@ -35,7 +35,7 @@ from fedethos.personal_view import side_by_side
 from fedethos.records import FairnessReport, GroupRule, Manifest, PrivacyReport, Round
 from fedethos.result import Attribute, GapName, Interval, MetricName, Result, in_declared_order
 from fedethos.runfolder import RunFolder
-from fedethos.scenario_words import EXACT, HEAD, rows
+from fedethos.scenario_words import EXACT, HEAD, LIMITS, asked_words, rows
 from fedethos.storage import write_atomically
 from fedethos.suite_record import SuitesReport
 from fedethos.suite_words import BASIS
@@ -151,7 +151,9 @@ def report_html(documents: Documents) -> str:
         flips=None if documents.flips is None else flips_table(documents.flips),
         suites=[] if documents.suites is None else suite_tables(documents.suites),
         suites_basis=BASIS,
-        scenarios=_scenarios_table(result),
+        scenarios=_scenarios_table(result, documents.job),
+        scenario_filters=[asked_words(asked) for asked in documents.job.scenarios],
+        scenario_limits=LIMITS,
         personal=_personal_table(documents),
         personal_note=personal_words(documents.job),
         metrics_chart=metrics_chart(drawn, metric_words(documents.job, CHARTED)),
@@ -253,8 +255,8 @@ def _gaps_table(attributes: Mapping[str, Attribute], tolerance: float, words: Ma
     return Table(("By", "Measure", "Value (95 % interval)", "Note"), tuple(rows))
 
 
-def _scenarios_table(result: Result) -> Table | None:
-    found = tuple(rows(result))
+def _scenarios_table(result: Result, job: Job) -> Table | None:
+    found = tuple(rows(result, job))
     if not found:
         return None
     return Table(HEAD if len(found[0]) == len(HEAD) else (*HEAD, EXACT), found)
@@ -313,7 +315,7 @@ def _facts(documents: Documents) -> list[tuple[str, str]]:
         ("Training", f"{steps_words(job)} a round, {job.training.batch_size} {job.unit}s a step expected"),
         *_steering(documents),
         ("Sites", f"{len(manifest.sites)}; a round needs {job.federation.min_sites}"),
-        ("People", ", ".join(f"{_people(count)} {split}" for split, count in people.model_dump().items())),
+        ("People", ", ".join(f"{split} {_people(count)}" for split, count in people.model_dump().items())),
         ("Threshold", f"{threshold.kind}{edge}; from {threshold.source}"),
         *((f"Threshold of {name}", _group_rule(rule)) for name, rule in threshold.groups.items()),
         ("Engine", f"{result.engine}, {manifest.threads} thread(s), seed {manifest.seed}"),

@@ -22,10 +22,9 @@ class SuiteTables:
 
 
 def suite_tables(report: SuitesReport) -> list[SuiteTables]:
-    return [
-        SuiteTables(name, f"{scores.items:,}", _overall(scores), _by_group(scores), tuple(notes(scores)))
-        for name, scores in report.suites.items()
-    ]
+    """Benchmarks by name, then scenarios."""
+    ordered = sorted(report.suites.items(), key=lambda one: (one[1].limit is not None, one[0]))
+    return [SuiteTables(name, f"{scores.items:,}", _overall(scores), _by_group(scores), tuple(notes(scores))) for name, scores in ordered]
 
 
 def _overall(scores: SuiteScores) -> Table:

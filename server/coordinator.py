@@ -35,7 +35,8 @@ from fedethos.trust import load_trust
 MOST_CRASHES = 5  # of a ServerApp without a finished round in between
 _LOOK_AT_SITES_SECONDS = 1.0
 _LEAST_DISK = 1 << 20  # bytes without which nothing new is started
-_WAIT_AFTER_QUORUM = 5.0  # a missed quorum is tried again when enough sites are there, and not at once
+_WAIT_AFTER_QUORUM, _LONGEST_WAIT = 5.0, 60.0  # a missed quorum is tried again when enough sites are there, and ever more seldom
+_MOST_DOUBLED = 10
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Coordinator:
         self._trust_read: tuple[float, str] = (0.0, "")
         self._looked_at_sites = 0.0
         self._not_before = 0.0
+        self._missed = 0  # quorums, without a new round in between
         self._disk_full = False
         self._lock = threading.RLock()
         self.stopping = threading.Event()
@@ -178,14 +180,14 @@ class Coordinator:
         entry.flower_run = self._app.start(
             entry.run, entry.job_sha256, attempt=entry.starts, quarantine_after=self._server.document.quarantine_after
         )
-        entry.status, entry.starts, entry.problem = Status.RUNNING, entry.starts + 1, None
+        entry.status, entry.starts = Status.RUNNING, entry.starts + 1  # why it was started again is said until the next round
         self._queue.save(entry)
         self._tell("run-started" if entry.starts == 1 else "run-continued", {"run": entry.run})
 
     def _follow(self, entry: Entry) -> None:
         live = read_live(self.places.live(entry.run))
         if live is not None and live.round > entry.round:
-            entry.round, entry.crashes = live.round, 0
+            entry.round, entry.crashes, entry.problem, self._missed = live.round, 0, None, 0
             self._queue.save(entry)
             self._tell("round-started", {"run": entry.run, "round": live.round, "rounds": live.rounds})
 
@@ -196,11 +198,13 @@ class Coordinator:
         if live is None or not live.ended:
             self._again(entry, crashed=True)
         elif live.problem is None:
+            entry.problem = None
             self._close(entry, Status.COMPLETED)
             self._finished(self.places.run(entry.run))
         elif live.problem.code in ("AGG-710", "RUN-902"):  # too few sites, or a ServerApp of an earlier coordinator still leaves
-            entry.problem = live.problem
-            self._not_before = time.monotonic() + _WAIT_AFTER_QUORUM
+            entry.problem = live.problem if live.problem.code == "AGG-710" else None
+            self._not_before = time.monotonic() + min(_WAIT_AFTER_QUORUM * 2.0**self._missed, _LONGEST_WAIT)
+            self._missed = min(self._missed + 1, _MOST_DOUBLED)
             self._again(entry, crashed=False)
         else:
             entry.problem = live.problem
@@ -224,7 +228,7 @@ class Coordinator:
         self._queue.save(entry)
 
     def _close(self, entry: Entry, status: Status) -> None:
-        entry.status, entry.flower_run = status, None
+        entry.status, entry.flower_run, self._missed = status, None, 0
         facts: dict[str, JsonValue] = {"run": entry.run}
         if entry.problem is not None:
             facts["code"] = entry.problem.code

@@ -7,7 +7,7 @@ this hour is asked later; all of that within the one deadline. Next on the path:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -21,12 +21,14 @@ from fedethos.server.site import Site
 
 LOST = "NET-540"
 NOT_SET_UP = "NODE-540"
+NOT_APPROVED = "SEC-611"
 OTHER_HOURS = "NODE-530"
 
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.02, 0.5
 _LOOK_SECONDS = 2.0  # how often connections are looked at
 _LATER_SECONDS = 60.0  # until a site that refused the hour, or is lost for the tenth time, is asked again
 _MOST_SETUPS = 3  # in one exchange
+_NAMED = 10  # sites in one sentence
 _BYTES_AT_ONCE = 256 * 1024 * 1024  # of replies that are pulled together
 
 SiteState = Literal["training", "sent", "late", "refused"]
@@ -262,12 +264,25 @@ def require_quorum(outcome: Exchange, min_sites: int, *, doing: str) -> None:
     """Raise AGG-710 when fewer than ``min_sites`` valid replies came."""
     if len(outcome.replies) >= min_sites:
         return
-    codes = sorted({refusal.code for refusal in outcome.refusals})
-    incidents = [f"{refusal.site}: {refusal.code} (incident {refusal.incident})" for refusal in outcome.refusals if refusal.incident]
+    answered = [one for one in outcome.refusals if one.code != LOST]
+    refused = [
+        f"{one.site} with {one.code}{f' (incident {one.incident})' if one.incident else ''}"
+        for one in sorted(answered, key=lambda one: one.site)
+    ]
+    parts = [f"Late: {_some(outcome.late)}."] if outcome.late else []
+    parts += [f"Refused: {_some(refused)}."] if refused else []
+    unasked = {one.code for one in outcome.refusals} == {NOT_APPROVED}
     raise FedethosError(
         "AGG-710",
         f"Only {len(outcome.replies)} valid replies came, and federation.min_sites is {min_sites}.",
         where=doing,
-        why=f"Late: {len(outcome.late)} sites. Refused: {len(outcome.refusals)} ({', '.join(codes) or 'none'}). " + " ".join(incidents),
-        fix="Look up the incident in the site's own log, or wait for the late sites and resume the run.",
+        why=" ".join(parts),
+        fix="These sites have not approved the job yet: fedethos client approve JOB at each. The round is repeated by itself."
+        if unasked
+        else "Look up the codes in docs/errors.md and incidents in the site's own log, or wait for the late sites and resume the run.",
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

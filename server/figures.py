@@ -141,7 +141,8 @@ def _tested(measure: Measure, arrays: Arrays, round: int, job: Job, *, withhold:
 
 
 def _noisy_people(tables: Tables) -> int:
-    return max(0, int(tables[SCORES].sum()))
+    """From the table of the fewest cells: each cell brings its own noise."""
+    return max(0, int(min(tables.values(), key=lambda table: table.size).sum()))
 
 
 def _people(tables: Tables) -> int:

@@ -57,20 +57,27 @@ class Predictor:
         """A typed text as the task's prompt."""
         return dump_chat([ChatMessage(role="user", content=text)]) if self.job.data.messages is not None else text
 
-    def typed(self, text: str, choices: tuple[str, ...]) -> Answer:
-        """The label of one typed text, and its probabilities; of ``choices`` for multiple-choice.
-
-        Raises DATA-186 for a task that reads columns, or choices that do not fit the job.
-        """
-        labels = self.job.data.label.values
-        if self.job.task == "tabular-classification" or (self.job.task == "multiple-choice") != (2 <= len(choices) <= len(labels)):
+    def require_fitting(self, choices: tuple[str, ...]) -> None:
+        """DATA-186 for a typed prompt of a task that reads columns, or choices that do not fit the job."""
+        task, most = self.job.task, len(self.job.data.label.values)
+        if task == "tabular-classification":
+            raise FedethosError(
+                "DATA-186", f"The task {task} reads columns, not a typed prompt.", where="--prompt", fix="Give a table with --file."
+            )
+        if task == "multiple-choice" and not 2 <= len(choices) <= most:
             raise FedethosError(
                 "DATA-186",
-                f"A typed prompt does not fit the task {self.job.task} with {len(choices)} choices.",
-                where="--prompt, --choice",
-                why=f"multiple-choice needs 2 to {len(labels)} choices, other tasks none; tabular-classification reads columns.",
-                fix="Give the choices with --choice, or a table with --file.",
+                f"A typed prompt of multiple-choice needs 2 to {most} choices, and {len(choices)} were given.",
+                where="--choice",
+                fix="Give --choice TEXT again for each option, or a table with --file.",
             )
+        if task != "multiple-choice" and choices:
+            raise FedethosError("DATA-186", f"The task {task} has no choices.", where="--choice", fix="Leave --choice out.")
+
+    def typed(self, text: str, choices: tuple[str, ...]) -> Answer:
+        """The label of one typed text, and its probabilities; of ``choices`` for multiple-choice. DATA-186 as ``require_fitting``."""
+        self.require_fitting(choices)
+        labels = self.job.data.label.values
         options = (*choices, *[None] * (len(labels) - len(choices)))
         records = Records(
             text=(self.prompt(text),),
@@ -84,6 +91,8 @@ class Predictor:
 
     def rows(self, path: Path) -> Iterator[Answer]:
         """Answers to the rows of a table that has the columns of the job's prompts; ``row`` counts from 0. Errors as for ``read_table``."""
+        if not path.exists():
+            raise FedethosError("DATA-101", "The file does not exist.", where=str(path), fix="Correct --file.")
         data = self.job.data.of_questions.model_copy(update={"path": str(path.resolve()), "columns": self.job.data.columns})
         frame = read_table(data, base=Path())
         if self.writer is None:

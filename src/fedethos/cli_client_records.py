@@ -111,11 +111,13 @@ def _print_sent(lines: list[Line]) -> None:
         typer.echo("Nothing has left this site.")
         return
     typer.echo("What left")
+    width = max(len(line.sent.run) for line in lines)
     for line in lines:
         sent = line.sent
         what = f"refused, {sent.refused}" if sent.refused else f"{len(sent.shapes)} tensors or tables" if sent.shapes else "a statement"
         cost = "" if sent.epsilon_after is None else f"  epsilon after it {sent.epsilon_after:.2f}"
-        typer.echo(f"  {line.time[:19]}Z  {sent.run}  round {sent.round:<4} {sent.message_type:<12} {size(sent.bytes):>9}  {what}{cost}")
+        where = f"{sent.run:<{width}}  round {sent.round:<4} {sent.message_type:<12}"
+        typer.echo(f"  {line.time[:19]}Z  {where} {size(sent.bytes):>9}  {what}{cost}")
 
 
 def _print_spent(accounts: list[AccountSpending]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import shlex
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,23 +22,6 @@ Overrides = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Precision:
-    """What one gap between groups will be known to. ``half_width`` is of the 95 % interval.
-
-    ``smallest_group``: the least share of the people in the smallest group at which the gap is measurable.
-    ``test_share``: the least ``data.split.test`` at which it is; both None when nothing is enough.
-    """
-
-    attribute: str
-    metric: str
-    half_width: float
-    tolerance: float
-    measurable: bool
-    smallest_group: float | None
-    test_share: float | None
-
-
 def plan(
     job_file: Annotated[Path, typer.Argument(metavar="JOB", help="A job.yaml.")],
     overrides: Overrides = None,
@@ -53,7 +34,15 @@ def plan(
         float | None, typer.Option(min=0.001, max=1.0, help="Wished half-width of the gaps; none: privacy.metrics.tolerance.")
     ] = None,
     shares: Annotated[
-        list[str] | None, typer.Option("--shares", metavar="ATTRIBUTE=A,B,…", help="Shares of the groups, if known; none: equal.")
+        list[str] | None,
+        typer.Option(
+            "--shares",
+            metavar="NAME=A,B,…",
+            help="Shares of the groups, if known; none: equal. Of a scenario: scenario:NAME=MATCHING,OTHERS; none: 0.1,0.9.",
+        ),
+    ] = None,
+    scenario_files: Annotated[
+        list[Path] | None, typer.Option("--scenario", metavar="FILE", help="A scenario that filters records; may be given again.")
     ] = None,
     favorable_share: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the people with the favorable label.")] = 0.25,
     trials: Annotated[
@@ -65,18 +54,23 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Find the noise for a budget, the rounds for a noise, and say which fairness metrics will be measurable."""
-    from fedethos.documents import load_job
+    from fedethos.cli_plan_precision import Tested, print_precision, read_shares
     from fedethos.privacy.center import center_noise_multiplier
     from fedethos.privacy.counts import plan_counts
+    from fedethos.scenario import load_job_with
 
-    job = load_job(job_file, [*(overrides or ()), *([f"federation.rounds={rounds}"] if rounds else [])])
+    asked = scenario_files or []
+    job = load_job_with(job_file, [*(overrides or ()), *([f"federation.rounds={rounds}"] if rounds else [])], asked)
     sizes = _declared_sizes(job, size)
     job, costs = _training(job, sizes, noise_multiplier, rounds_given=rounds is not None)
     together = _trials(job, costs, trials) if trials else {}
     by_accountant = _by_accountant(job, costs) if accountants else {}
     counts, center = plan_counts(job), center_noise_multiplier(job)
     test_variance = sum(one.cell_variance for one in counts if one.population == "test" and not one.personal) * len(sizes)
-    metrics = _precision(job, sizes, test_variance, precision or job.privacy.metrics.tolerance, favorable_share, shares or [])
+    people = Tested(
+        job, sum(sizes.values()), test_variance, precision or job.privacy.metrics.tolerance, favorable_share, read_shares(job, shares or [])
+    )
+    metrics, scenarios = people.gaps(), people.scenarios()
     if as_json:
         typer.echo(
             json.dumps(
@@ -94,9 +88,10 @@ def plan(
                     "accountants": {name: by_accountant[declared] for name, declared in sizes.items()} if by_accountant else None,
                     "center": None if center is None else {"noise_multiplier": center},
                     "counts": [asdict(one.allotment) for one in counts],
-                    "test_people": round(_test_people(job, sizes)),
+                    "test_people": round(people.test),
                     "favorable_share": favorable_share,
                     "metrics": [asdict(one) for one in metrics],
+                    "scenarios": [asdict(one) for one in scenarios],
                 },
                 indent=2,
             )
@@ -114,9 +109,10 @@ def plan(
         times = "once" if one.releases == 1 else f"{one.releases} times"
         what = f"{' and '.join(one.parts)} of the {one.population} people{' by the personal adapters' * one.personal}"
         typer.echo(f"counts       {what} {times}, noise {one.release.sigma:.2f} in each cell")
-    _print_precision(metrics, _test_people(job, sizes), favorable_share, equal=not shares)
+    print_precision(people, metrics, scenarios, equal=not any(text.partition("=")[0] in job.attributes for text in shares or ()))
     changes = [*(overrides or ()), f"federation.rounds={job.federation.rounds}"]
-    typer.echo(f"Next: {shlex.join(['fedethos', 'simulate', str(job_file), *_as_options(changes), '--dry-run'])}")
+    options = [*_as_options("--set", changes), *_as_options("--scenario", map(str, asked))]
+    typer.echo(f"Next: {shlex.join(['fedethos', 'simulate', str(job_file), *options, '--dry-run'])}")
 
 
 def _declared_sizes(job: Job, size: int | None) -> dict[str, int]:
@@ -170,69 +166,6 @@ def _by_accountant(job: Job, costs: dict[int, SiteCost]) -> dict[int, dict[str, 
     }
 
 
-def _test_people(job: Job, sizes: dict[str, int]) -> float:
-    return sum(sizes.values()) * job.data.split.test / job.data.split.train
-
-
-def _precision(
-    job: Job, sizes: dict[str, int], variance: float, tolerance: float, favorable_share: float, given: list[str]
-) -> list[Precision]:
-    from fedethos.fairness.precision import GAPS, half_widths, people_needed, smallest_share
-
-    labels = len(job.data.label.values)
-    expected = partial(half_widths, favorable_share=favorable_share, noise_variance=variance, labels=labels)
-    least_people = partial(people_needed, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance, labels=labels)
-    least_share = partial(smallest_share, tolerance=tolerance, favorable_share=favorable_share, noise_variance=variance, labels=labels)
-    people, everybody = _test_people(job, sizes), sum(sizes.values()) / job.data.split.train
-    found = []
-    for attribute, shares in _shares(job, given).items():
-        widths = expected(shares, people)
-        for gap in GAPS:
-            most = everybody * (1.0 - job.data.split.validation)
-            needed = least_people(gap, shares, most)
-            found.append(
-                Precision(
-                    attribute,
-                    gap,
-                    widths[gap],
-                    tolerance,
-                    widths[gap] <= tolerance,
-                    least_share(gap, len(shares), people),
-                    None if needed is None else needed / everybody,
-                )
-            )
-    return found
-
-
-def _shares(job: Job, given: list[str]) -> dict[str, list[float]]:
-    """Shares of the declared groups by attribute; CFG-232 for what is no list of shares.
-
-    Equal where nothing is given; those of an intersection as if its parts were independent.
-    """
-    shares = {attribute: [1.0 / len(groups)] * len(groups) for attribute, groups in job.attributes.items()}
-    for text in given:
-        attribute, _, values = text.partition("=")
-        try:
-            numbers = [float(value) for value in values.split(",")]
-        except ValueError:
-            numbers = []
-        if attribute not in shares or len(numbers) != len(shares[attribute]) or min(numbers) <= 0.0:
-            raise FedethosError(
-                "CFG-232",
-                "--shares does not give one positive number for each group of a sensitive attribute.",
-                where="--shares",
-                fix="In the order of the job, for example --shares sex=0.33,0.67.",
-            )
-        shares[attribute] = [number / sum(numbers) for number in numbers]
-    from fedethos.intersections import parts_of
-
-    named = {text.partition("=")[0] for text in given}
-    crossed = {attribute: parts_of(attribute) for attribute in shares if attribute not in named and attribute not in job.data.sensitive}
-    return shares | {
-        name: [math.prod(cell) for cell in itertools.product(*(shares[part] for part in parts))] for name, parts in crossed.items()
-    }
-
-
 def _print_costs(job: Job, sizes: dict[str, int], costs: dict[int, SiteCost]) -> None:
     from fedethos.wording import steps_words
 
@@ -262,31 +195,5 @@ def _print_trials(trials: int, together: dict[int, float], costs: dict[int, Site
     )
 
 
-def _print_precision(metrics: list[Precision], people: float, favorable_share: float, *, equal: bool) -> None:
-    groups = "groups of equal size" if equal else "groups as given"
-    typer.echo(f"measuring    {people:,.0f} test people of all sites, {groups}, {favorable_share:.0%} with the favorable label")
-    width = max((len(one.attribute) for one in metrics), default=0)
-    for one in metrics:
-        name = (
-            one.metric.replace("_", " ")
-            .replace("demographic parity", "demographic-parity")
-            .replace("equal opportunity", "equal-opportunity")
-        )
-        typer.echo(f"  {one.attribute:<{width}}  {name:<29}  ±{one.half_width:.3f}  {_verdict(one)}")
-
-
-def _verdict(one: Precision) -> str:
-    needed = "no test split is large enough" if one.test_share is None else f"it takes a test split of {_up(one.test_share)}"
-    if not one.measurable:
-        return f"not measurable at {one.tolerance:g}: {needed}"
-    if one.smallest_group is None:
-        return "measurable"
-    return f"measurable while the smallest group has {_up(one.smallest_group):.0%} of the people; {needed}"
-
-
-def _up(share: float) -> float:
-    return math.ceil(share * 100.0) / 100.0
-
-
-def _as_options(changes: list[str]) -> list[str]:
-    return [part for change in changes for part in ("--set", change)]
+def _as_options(name: str, values: Iterable[str]) -> list[str]:
+    return [part for value in values for part in (name, value)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -56,13 +57,14 @@ def predict(
 
 
 def _answer(predictor: Predictor, prompt: str, choices: tuple[str, ...], *, as_json: bool) -> None:
+    predictor.require_fitting(choices)
     writer = predictor.writer
     if writer is None:
         answer = predictor.typed(prompt, choices)
     elif as_json:
         answer = {"text": next(writer.write([predictor.prompt(prompt)], predictor.decoding))[0][1]}
     else:
-        writer.stream(predictor.prompt(prompt), predictor.decoding, lambda text: typer.echo(text, nl=False))
+        writer.stream(predictor.prompt(prompt), predictor.decoding, lambda text: typer.echo(_shown(text), nl=False))
         typer.echo()
         return
     if as_json:
@@ -71,6 +73,11 @@ def _answer(predictor: Predictor, prompt: str, choices: tuple[str, ...], *, as_j
     typer.echo(answer["label"])
     for name, chance in answer["probabilities"].items():
         typer.echo(f"  {chance:.3f}  {name}")
+
+
+def _shown(text: str) -> str:
+    """What a model wrote, for a terminal: a control character, which could move the cursor or set colours, as its number."""
+    return "".join(f"\\x{ord(one):02x}" if unicodedata.category(one) == "Cc" and one not in "\n\t" else one for one in text)
 
 
 def _answer_rows(predictor: Predictor, file: Path, out: Path | None) -> None:

@@ -62,7 +62,6 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
         console.print(Text(f"Fairness strategy {steering}."))
         console.print(Text(f"Weights in the last round: {last}." if last else "No weights were moved: the run ended before."))
     console.print()
-    job = run_folder.parse_job()
     console.print(_metrics_table(result, fairness, job))
     console.print()
     if result.personal is not None:
@@ -70,7 +69,7 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
         console.print(Text(personal_words(job)))
         console.print()
     if result.scenarios:
-        console.print(_scenarios_table(result))
+        console.print(_scenarios_table(result, job))
         console.print()
     console.print(_privacy_table(result, privacy))
     console.print()
@@ -78,6 +77,9 @@ def print_summary(run_folder: RunFolder, console: Console | None = None) -> None
     console.print(Text(f"Sent by the sites: {sent}; sent to them: {received}."))
     for sentence in cautions(result, privacy):
         console.print(Text(sentence, style="yellow"))
+    if run_folder.canaries.exists() and not run_folder.suites.exists():
+        ask = f"fedethos evaluate {run_folder.path} --suite scenario={run_folder.canaries}"
+        console.print(Text(f"Next: ask the adapter for the made-up secrets with `{ask}`."), soft_wrap=True)
     if run_folder.report.exists():
         console.print(Text(f"Report: {run_folder.report}"), soft_wrap=True)
         console.print(Text(f"Next: open {run_folder.report} in a browser."), soft_wrap=True)
@@ -120,11 +122,11 @@ def _personal_table(result: Result, personal: Personal, declared: Mapping[str, S
     return table
 
 
-def _scenarios_table(result: Result) -> Table:
+def _scenarios_table(result: Result, job: Job) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for heading in HEAD:
         table.add_column(heading)
-    for row in rows(result):
+    for row in rows(result, job):
         table.add_row(*(Text(cell) for cell in row[: len(HEAD)]))
     return table
 

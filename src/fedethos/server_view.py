@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +41,7 @@ class _Refusal(_Part):
 class _Problem(_Part):
     code: str
     what: str
+    why: str
     fix: str
 
 
@@ -72,29 +74,38 @@ def print_status(answer: Mapping[str, JsonValue], console: Console | None = None
     (console or Console(highlight=False)).print(_page(_Status.model_validate(answer)))
 
 
-def watch_status(ask: Callable[[], Mapping[str, JsonValue]]) -> None:
+def watch_status(ask: Callable[[], Mapping[str, JsonValue]], console: Console | None = None) -> None:
     """Ask again every second until Ctrl-C."""
-    with (
-        suppress(KeyboardInterrupt),
-        Live(_page(_Status.model_validate(ask())), auto_refresh=False, screen=False) as live,
-    ):
+    console = console or Console(highlight=False)
+    page = fitting(ask(), console)
+    with suppress(KeyboardInterrupt), Live(page, console=console, auto_refresh=False, screen=False) as live:
         while True:
             time.sleep(_EVERY_SECONDS)
-            live.update(_page(_Status.model_validate(ask())), refresh=True)
+            live.update(fitting(ask(), console), refresh=True)
 
 
-def _page(status: _Status) -> Group:
+def fitting(answer: Mapping[str, JsonValue], console: Console) -> Group:
+    """The longest page that fits the terminal: first runs that have ended are left out, then sites share a line. What goes on stays."""
+    status, page = _Status.model_validate(answer), Group()
+    for ended, brief in ((_SHOWN_ENDED, False), (1, False), (0, False), (1, True), (0, True)):
+        page = _page(status, ended=ended, brief=brief)
+        if len(console.render_lines(page)) < console.height:
+            break
+    return page
+
+
+def _page(status: _Status, *, ended: int = _SHOWN_ENDED, brief: bool = False) -> Group:
     online = sum(site.online for site in status.sites)
-    parts: list[Text | Table] = [
+    parts: list[RenderableType] = [
         Text(f"Coordinator {status.address}, fedethos {status.version}: {online} of {len(status.sites)} sites online", style="bold"),
-        _sites(status.sites),
+        *(_sites_on_a_line(status.sites) if brief else [_sites(status.sites)]),
     ]
     if status.disk_full:
-        parts.append(Text("\nThe disk of the state folder is full. Free some space: what waits goes on by itself.", style="red"))
+        parts.append(Text("\nThe disk of the state folder is full. Free some space: what waits goes on by itself.", style="bold red"))
     going = [run for run in status.runs if run.status not in ("completed", "failed", "stopped")]
-    ended = [run for run in status.runs if run not in going][-_SHOWN_ENDED:]
+    over = [run for run in status.runs if run not in going]
     names = {site.name: site.online for site in status.sites}
-    for run in [*ended, *going]:
+    for run in [*(over[-ended:] if ended else []), *going]:
         parts.extend(_run(run, names))
     if not status.runs:
         parts.append(Text("\nNo run. Next: fedethos server submit JOB"))
@@ -109,31 +120,43 @@ def _sites(sites: Sequence[_Site]) -> Table:
     return table
 
 
-def _run(run: _Run, online: Mapping[str, bool]) -> list[Text | Table]:
+def _sites_on_a_line(sites: Sequence[_Site]) -> list[Text]:
+    words = {True: ("online", "green"), False: ("offline", "yellow")}
+    return [
+        Text.assemble("  ", words[here], f"  {', '.join(site.name for site in sites if site.online is here)}")
+        for here in words
+        if any(site.online is here for site in sites)
+    ]
+
+
+def _run(run: _Run, online: Mapping[str, bool]) -> list[RenderableType]:
     words = [f"round {run.round} of {run.rounds}"] if run.rounds else []
     words += [run.stage.lower()] if run.stage else []
     words += [f"deadline in {duration(run.seconds_left)}"] if run.seconds_left is not None else []
     words += [f"started {run.starts} times"] if run.starts > 1 else []
-    parts: list[Text | Table] = [
-        Text.assemble("\n", (run.run, "bold"), "  ", (run.status, _STYLE[run.status]), "  ", ", ".join(words)),
+    parts: list[RenderableType] = [
+        Text.assemble("\n", (run.run, "bold"), "  ", (run.status, _STYLE[run.status]), f"  {', '.join(words)}" if words else ""),
     ]
     if run.status == "waiting":
         here = sum(online.get(name, False) for name in run.sites)
         missing = [name for name in run.sites if not online.get(name, False)]
-        parts.append(Text(f"  {here} of {len(run.sites)} sites are online, {run.min_sites} are needed. Missing: {', '.join(missing)}"))
+        parts.append(_indented(f"{here} of {len(run.sites)} sites are online, {run.min_sites} are needed. Missing: {', '.join(missing)}"))
     if states := {name: state for name, state in run.sites.items() if state}:
-        parts.append(Text("  " + ", ".join(f"{name} {states[name]}" for name in sorted(states, key=natural))))
+        parts.append(_indented(", ".join(f"{name} {states[name]}" for name in sorted(states, key=natural))))
     for refusal in run.refusals[-_SHOWN_REFUSALS:]:
         incident = f" (incident {refusal.incident})" if refusal.incident else ""
-        parts.append(Text(f"  round {refusal.round}: {refusal.site} refused with {refusal.code}{incident}", style="yellow"))
+        parts.append(_indented(f"round {refusal.round}: {refusal.site} refused with {refusal.code}{incident}", style="yellow"))
     for site, code in run.quarantined.items():
         parts.append(
-            Text(f"  {site} is quarantined after too many refusals, the last with {code}: not asked again in this run", style="red")
+            _indented(f"{site} is quarantined after too many refusals, the last with {code}: not asked again in this run", style="red")
         )
     if run.problem is not None:
-        parts.append(
-            Text(f"  {run.problem.code} {run.problem.what} {run.problem.fix}", style="red" if run.status == "failed" else "yellow")
-        )
+        said = (run.problem.what, run.problem.why, run.problem.fix)
+        parts.append(_indented(f"{run.problem.code} {' '.join(filter(None, said))}", style="red" if run.status == "failed" else "yellow"))
     if run.status == "completed":
-        parts.append(Text(f"  Next: fedethos report {run.folder}"))
+        parts.append(_indented(f"Next: fedethos report {run.folder}"))
     return parts
+
+
+def _indented(text: str, style: str = "") -> Padding:
+    return Padding(Text(text, style=style), (0, 0, 0, 2), expand=False)

@@ -33,11 +33,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return NOT_RELEASED if value is None else f"{value:.{digits}f}"
 
 
-def interval(item: Interval) -> str:
+def interval(item: Interval, digits: int = 3) -> str:
     """``0.871 (0.860 to 0.882)``; an abstained one keeps its bounds and loses its number."""
     if item.low is None:
         return WITHHELD
-    return f"not measurable ({bounds(item)})" if item.value is None else f"{item.value:.3f} ({bounds(item)})"
+    around = bounds(item, digits)
+    return f"not measurable ({around})" if item.value is None else f"{number(item.value, digits)} ({around})"
 
 
 def flip_cells(measures: FlipMeasures) -> list[str]:
@@ -46,9 +47,9 @@ def flip_cells(measures: FlipMeasures) -> list[str]:
     return texts if measures.swapped else [texts[0], *["nothing to swap"] * (len(texts) - 1)]
 
 
-def bounds(item: Interval) -> str:
+def bounds(item: Interval, digits: int = 3) -> str:
     """``0.860 to 0.882``, for a place that shows the value by itself."""
-    return WITHHELD if item.low is None or item.high is None else f"{item.low:.3f} to {item.high:.3f}"
+    return WITHHELD if item.low is None or item.high is None else f"{item.low:.{digits}f} to {item.high:.{digits}f}"
 
 
 def difference(after: float | None, before: float | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.deploy.stack import SEEDED, SITES, Stack, job_of, make_stack
+from tests.deploy.stack import SEEDED, SITES, WOMEN, Stack, job_of, make_stack
 
 from fedethos.runfolder import RunFolder
 
@@ -30,4 +30,4 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def undisturbed(stack: Stack) -> RunFolder:
     """A seeded run of four rounds during which nothing happens."""
-    return stack.run_to_end(job_of("calm", rounds=4, privacy=SEEDED))
+    return stack.run_to_end(job_of("calm", rounds=4, privacy=SEEDED) | {"scenarios": [WOMEN]})

@@ -35,9 +35,12 @@ SITES = ("north", "south", "west")
 ROWS = 600  # records of each site
 SEEDED: dict[str, object] = {"mode": "none", "secure_rng": False}  # a site's ledger takes no seeded noise
 
-CANARIES = {place: f"canary{number}jane{number}doe" for number, place in enumerate(("folder", "file", "key", "note", "environment"))}
-
 Words = dict[str, object]
+
+WOMEN: Words = {"name": "women", "filter": {"sex": ["Female"]}, "metric": "error_rate", "limit": 0.5}
+"""A scenario whose truth stands beside it in a result: the group ``Female``."""
+
+CANARIES = {place: f"canary{number}jane{number}doe" for number, place in enumerate(("folder", "file", "key", "note", "environment"))}
 
 
 def job_of(name: str, *, rounds: int = 3, **sections: Words) -> Words:

@@ -14,11 +14,13 @@ from fedethos.fairness.counts import Count, GroupCounts, Rates
 from fedethos.fairness.histograms import BINS, EDGES, OVERALL, check_tables, confusion, histogram, pool
 from fedethos.fairness.intervals import contrast, critical, difference_band
 from fedethos.fairness.layout import DEFAULT_CUTS, FINE, SCORES, Layout, score_cuts
-from fedethos.fairness.precision import GAPS, half_widths, people_needed, smallest_share
+from fedethos.fairness.precision import GAPS, half_widths, people_needed, scenario_half_width, smallest_share
 from fedethos.fairness.ranking import roc_auc
+from fedethos.fairness.scenarios import outcome
 from fedethos.fairness.summary import summarise, summarise_scores
 from fedethos.fairness.suppression import withheld
 from fedethos.fairness.threshold import base_rate_edge
+from fedethos.job_scenarios import RecordScenario
 from fedethos.privacy.counts import noisy_tables, sigma_for
 from fedethos.privacy.discrete_gaussian import discrete_gaussian, discrete_gaussian_variance
 from fedethos.privacy.events import CountRelease
@@ -241,3 +243,50 @@ def test_planned_precision_is_consistent():
         assert half_widths([0.3, 0.7], needed, **facts)[gap] <= 0.05 < half_widths([0.3, 0.7], 0.97 * needed, **facts)[gap]
         assert people_needed(gap, [0.3, 0.7], 20, tolerance=0.05, **facts) is None
         assert smallest_share(gap, 5, 100, tolerance=0.05, **facts) is None
+
+
+@pytest.mark.parametrize("variance", [0.0, 5.3])
+@pytest.mark.parametrize("metric", ["error_rate", "false_positive_rate", "false_negative_rate"])
+def test_a_scenarios_expected_half_width_is_what_releases_give(metric, variance):
+    """300 releases of 4,000 people, of whom one tenth match; every decision is a coin, so that each rate is one half."""
+    facts = {"favorable_share": 0.25, "noise_variance": variance}
+    found = [_half(_outcome(metric, [[300, 100], [2700, 900], [0, 0]], seed, variance)) for seed in range(300)]
+    assert np.mean(found) == pytest.approx(scenario_half_width(metric, 0.1, 4000, **facts), rel=0.05)
+
+
+@pytest.mark.parametrize("variance", [0.0, 5.3])
+def test_where_everybody_is_right_or_not_a_scenario_has_one_label(variance):
+    facts = {"favorable_share": 0.25, "noise_variance": variance, "labels": 1}
+    found = [_half(_outcome("error_rate", [[400], [3600], [0]], seed, variance)) for seed in range(300)]
+    assert np.mean(found) == pytest.approx(scenario_half_width("error_rate", 0.1, 4000, **facts), rel=0.05)
+    apart = half_widths([0.1, 0.9], 4000, **facts)["demographic_parity_difference"]
+    spread = np.sqrt(0.25 / 400 + 0.25 / 3600 + 2 * variance / 4 * (1 / 400**2 + 1 / 3600**2))  # of right / (right + wrong)
+    assert apart == pytest.approx(1.96 * spread, rel=0.02)
+
+
+def test_a_scenarios_difference_is_that_of_two_groups():
+    facts = {"favorable_share": 0.25, "noise_variance": 5.3}
+    widths = {gap: scenario_half_width(gap, 0.2, 4000, **facts) for gap in (*GAPS, "equalized_odds_difference")}
+    both = half_widths([0.2, 0.8], 4000, **facts)
+    assert {gap: widths[gap] for gap in GAPS} == pytest.approx(both)
+    assert widths["equalized_odds_difference"] > widths["equal_opportunity_difference"], "two differences have to hold at once"
+    assert scenario_half_width("error_rate", 0.0001, 4000, **facts) == 0.5, "nothing is known of nobody"
+
+
+def _outcome(metric, people, seed, variance):
+    """Of a noisy release: ``people`` by group and label, decided by a coin."""
+    rng = np.random.default_rng(seed)
+    size = np.array(people)
+    yes = rng.binomial(size, 0.5)
+    exact = np.stack([size - yes, yes], axis=-1)
+    table = exact + np.rint(rng.normal(0.0, np.sqrt(variance), exact.shape)).astype(np.int64)
+    labels = ["no", "yes"][-size.shape[1] :]
+    asked = RecordScenario(name="some", filter={"x": ["y"]}, metric=metric, limit=0.5)
+    words = {"categories": {}, "slices": {asked.table: ["matching", "others"]}, "label_values": labels, "favorable": "yes"}
+    tables = {asked.table: table, SCORES: np.zeros((len(labels), 2), dtype=np.int64)}
+    summary = summarise(tables, edge=None, noise_variance=variance, min_group_size=10, tolerance=1.0, **words)
+    return outcome(asked, summary.slices[asked.table])
+
+
+def _half(found):
+    return (found.value.high - found.value.low) / 2

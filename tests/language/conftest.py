@@ -26,11 +26,9 @@ TASKS: dict[str, dict[str, object]] = {
 LanguageJob = Callable[..., Path]
 
 
-@pytest.fixture(scope="session")
-def language_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def questions() -> list[dict[str, object]]:
     """120 records: a question, answers, who asks, and a chat. Home is right where it is offered, else nobody."""
-    path = tmp_path_factory.mktemp("data") / "questions.jsonl"
-    rows = []
+    rows: list[dict[str, object]] = []
     for number in range(120):
         good, bad = "home", WORDS[1 + number // 3 % 5]
         first, second = ((good, bad), (bad, good), (bad, WORDS[1 + number // 15 % 5]))[number % 3]
@@ -49,7 +47,14 @@ def language_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "chat": [{"role": "user", "content": f"Who was {bad}?"}, {"role": "assistant", "content": f"the {bad}"}],
             }
         )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def language_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``questions`` as a file."""
+    path = tmp_path_factory.mktemp("data") / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in questions()))
     return path
 
 

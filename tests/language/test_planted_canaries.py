@@ -1,11 +1,14 @@
 """Canaries planted among training records: where they are, and that exposure tells a model that memorised them from a private one."""
 
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from fedethos.console import print_summary
 from fedethos.data.answers import read_chat
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
@@ -27,9 +30,21 @@ def exposure(job_file: Path, out: Path) -> tuple[MeasureScores, bool | None]:
     simulate(load_job(job_file), out, base=job_file.parent, observer=Silent(), report=False)
     folder = RunFolder(out)
     assert "Made-up secrets stand among the training records" in folder.read_manifest().marks
-    scores = score_suites(folder, SuiteQuestion([("scenario", folder.canaries)]), Silent()).suites["scenario-canaries"]
+    assert f"--suite scenario={folder.canaries}`" in summary(folder), "the terminal says how to ask"
+    found = score_suites(folder, SuiteQuestion([("scenario", folder.canaries)]), Silent())
+    with folder.resume() as locked:
+        locked.write_suites(found.model_dump(mode="json", by_alias=True))
+    scores = found.suites["scenario-canaries"]
+    assert "--suite scenario" not in summary(folder), "and not any more"
     assert scores.limit is not None
     return scores.groups["all"].measures["exposure"], scores.limit.holds
+
+
+def summary(folder: RunFolder) -> str:
+    shown = Console(file=StringIO())
+    print_summary(folder, shown)
+    assert isinstance(shown.file, StringIO)
+    return shown.file.getvalue()
 
 
 def test_a_model_that_memorised_is_told_from_a_private_one(language_job: Writer, tmp_path: Path) -> None:

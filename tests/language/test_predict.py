@@ -1,6 +1,7 @@
 """``fedethos predict`` and ``release export`` on finished runs, against plain transformers and PEFT."""
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def test_drawn_answers_follow_their_seed(answering: Path, capsys: pytest.Capture
         fedethos(["predict", str(answering), "--prompt", "Who?", "--temperature", "5", "--seed", seed, "--max-new-tokens", "12", "--json"])
         said.append(json.loads(capsys.readouterr().out)["text"])
     assert said[0] == said[1] != said[2]
+
+
+def test_what_a_model_writes_cannot_steer_the_terminal(answering: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = ["predict", str(answering), "--prompt", "Who?", "--temperature", "10", "--seed", "1", "--max-new-tokens", "200"]
+    assert fedethos([*drawn, "--json"]) == 0
+    control = {one for one in json.loads(capsys.readouterr().out)["text"] if unicodedata.category(one) == "Cc"} - {"\n", "\t"}
+    assert control, "a random model writes all bytes"
+    assert fedethos(drawn) == 0
+    shown = capsys.readouterr().out
+    assert not control & set(shown)
+    assert all(f"\\x{ord(one):02x}" in shown for one in control)
+
+
+def test_a_task_that_writes_text_takes_no_choices(answering: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fedethos(["predict", str(answering), "--prompt", "Who?", "--choice", "a", "--choice", "b"]) == 3
+    assert "DATA-186" in capsys.readouterr().err
+    assert fedethos(["predict", str(answering), "--file", str(answering / "nowhere.jsonl")]) == 3
+    assert "Correct --file" in capsys.readouterr().err
 
 
 def test_prompts_longer_than_the_model_reads_are_refused(answering: Path, capsys: pytest.CaptureFixture[str]) -> None:

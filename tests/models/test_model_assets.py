@@ -97,6 +97,11 @@ def test_names_that_are_not_here(cache: Path, tmp_path: Path) -> None:
         assets.resolve("asset:../../etc", base=Path())
     with pytest.raises(FedethosError, match="MODEL-403"):
         assets.resolve("nowhere", base=tmp_path)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(FedethosError, match=r"MODEL-403 .* `fedethos models add FILE`"):
+        assets.resolve("model.gguf", base=tmp_path)
+    with pytest.raises(FedethosError, match="MODEL-403 There is no such file"):
+        assets.add(tmp_path / "nowhere.gguf")
     (tmp_path / "here").mkdir()
     assert assets.resolve("here", base=tmp_path) == tmp_path / "here"
 

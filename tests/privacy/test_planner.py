@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -218,10 +219,42 @@ def test_rounds_are_found_for_a_given_noise(command):
     assert told["sites"]["site-1"]["epsilon"] <= 8.0
 
 
+SCENARIO = "scenarios=[{name: older, filter: {age: ['>=65']}, metric: error_rate, limit: 0.2}]"
+
+
+def test_the_command_says_how_precisely_scenarios_will_be_known(command, tmp_path):
+    told = json.loads(command("--size", "1500", "--set", SCENARIO, "--shares", "scenario:older=1,3", "--json"))
+    (one,) = told["scenarios"]
+    assert (one["scenario"], one["metric"], one["matching"]) == ("older", "error_rate", 0.25)
+    people = told["test_people"] * 0.25
+    noise = 5 * 2 * sum(one["event"]["sigma"] ** 2 for one in told["counts"] if one["event"]["population"] == "test")
+    assert one["half_width"] == pytest.approx(1.96 * math.sqrt(0.25 / people + noise / 2 / people**2), rel=0.03)  # at a rate of one half
+    lines = command("--size", "1500", "--set", SCENARIO).splitlines()
+    assert any(
+        re.fullmatch(r"  older  error rate +±0\.0\d\d  if 10% match: measurable, while \d% do; it takes a test split of 0\.\d+", line)
+        for line in lines
+    )
+    assert json.loads(command("--size", "1500", "--json"))["scenarios"] == []
+    file = tmp_path / "older.yaml"
+    file.write_text("{schema: fedethos/scenario/v1, name: older, filter: {age: ['>=65']}, metric: error_rate, limit: 0.2}")
+    *same, following = command("--size", "1500", "--scenario", str(file)).splitlines()
+    assert same == lines[:-1]
+    assert f"--scenario {file}" in following
+
+
+def test_where_every_record_has_its_own_answer_there_is_one_gap(command):
+    own = "{path: 'builtin:adult', text: '{age}', response: '{income}', sensitive: {sex: [Female, Male]}}"
+    language = ["task=causal-lm", f"data={own}", "fairness={thresholds: fixed}"]
+    shown = command("--size", "1500", *(part for change in language for part in ("--set", change)))
+    assert "difference in accuracy" in shown
+    assert "favorable" not in shown and "equal-opportunity" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
         ((), "CFG-231"),
+        (("--size", "1500", "--set", SCENARIO, "--shares", "older=0.1,0.9"), "CFG-232"),
         (("--size", "1500", "--shares", "sex=1"), "CFG-232"),
         (("--size", "1500", "--shares", "age=1,2"), "CFG-232"),
         (("--size", "1500", "--shares", "sex=a,b"), "CFG-232"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -19,10 +20,11 @@ from fedethos.errors import FedethosError
 from fedethos.flower import identify_process
 from fedethos.job import Job
 from fedethos.runfolder import RunFolder
+from fedethos.server import coordinator as module
 from fedethos.server.coordinator import Coordinator
 from fedethos.server.deployment import run_deployed
 from fedethos.server.doctor import examine
-from fedethos.server.live import read_live
+from fedethos.server.live import LiveFile, Problem, read_live
 from fedethos.server.notify import Notifier
 from fedethos.server.places import STATE_VARIABLE, Places, new_run_name
 from fedethos.server.queue import Queue, Status
@@ -216,3 +218,29 @@ def test_a_full_disk_is_said_once_and_nothing_is_started_on_it(server, tmp_path,
     assert len(started) == 1 and coordinator.status({})["disk_full"] is False
     coordinator._notifier.close()
     assert [json.loads(line)["event"] for line in heard.read_text().splitlines()].count("disk-full") == 1
+
+
+def test_a_missed_quorum_is_tried_again_ever_more_seldom(server, tmp_path, monkeypatch):
+    """Sites that have not approved the job yet may take days: the ServerApp does not start every few seconds until then."""
+    started, clock = [], [1000.0]
+    coordinator = Coordinator(server, finished=lambda folder: None)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], time=lambda: clock[0]))
+    for method in ("_keep_superlink", "_register", "_look_at_sites"):
+        monkeypatch.setattr(coordinator, method, lambda: None)
+
+    def start(run, *_, **__):
+        started.append(clock[0])
+        LiveFile(coordinator.places.live(run), rounds=3, deadline=9.0).end(Problem(code="AGG-710", what="Few came.", why="Why."))
+        return 1
+
+    coordinator._app = SimpleNamespace(start=start, stop=lambda: None, alive=False)
+    coordinator._queue.submit(job(min_sites=1), tmp_path)
+    coordinator._online = {"north": True}
+    for _ in range(800):
+        coordinator.tick()
+        clock[0] += 0.5
+    coordinator._notifier.close()
+    gaps = [round(after - before) for before, after in itertools.pairwise(started)]
+    assert gaps[:4] == pytest.approx([5, 10, 20, 40], abs=1)
+    assert set(gaps[4:]) <= {60, 61} and len(gaps) > 6
+    assert coordinator.status({})["runs"][0]["problem"]["why"] == "Why.", "also while it is tried again"

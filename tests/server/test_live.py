@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedethos.records import Round
 from fedethos.server.live import LiveFile, Problem, read_live
-from fedethos.server_view import print_status
+from fedethos.server_view import fitting, print_status
 from fedethos.storage import JsonValue, canonical_line
 
 
@@ -80,6 +80,33 @@ def test_the_page_says_who_is_quarantined_and_why() -> None:
     page = shown([run_of(quarantined={"west": "AGG-703"})])
     assert "west is quarantined" in page and "AGG-703" in page
     assert "quarantined" not in shown([run_of()])
+
+
+@pytest.mark.parametrize("height", [60, 16, 10])
+def test_what_goes_on_stays_in_sight_on_a_low_terminal(height: int) -> None:
+    """Twenty sites and eight runs, of which one goes on."""
+    sites: list[JsonValue] = [{"name": f"s{number}", "online": number != 3} for number in range(20)]
+    runs: list[JsonValue] = [*(run_of(run=f"old-{number}", status="completed", sites={}) for number in range(7)), run_of()]
+    answer: dict[str, JsonValue] = {"version": "1", "address": "x:1", "disk_full": True, "sites": sites, "runs": runs}
+    out = io.StringIO()
+    console = Console(file=out, width=100, height=height, force_terminal=False)
+    console.print(fitting(answer, console))
+    page = out.getvalue()
+    assert page.count("\n") < height
+    assert "adult-01234567  running" in page and "disk of the state folder is full" in page
+    assert ("old-6" in page, "old-2" in page) == (height >= 16, height == 60)
+    assert ("offline  s3" in page) is (height < 60)
+
+
+def test_the_page_says_why_a_run_does_not_go_on() -> None:
+    problem: dict[str, JsonValue] = {
+        "code": "AGG-710",
+        "what": "Only 0 came.",
+        "where": "",
+        "why": "Refused: west with SEC-611.",
+        "fix": "Approve.",
+    }
+    assert "AGG-710 Only 0 came. Refused: west with SEC-611. Approve." in shown([run_of(status="queued", problem=problem)])
 
 
 def test_the_page_names_sites_in_their_order_and_a_full_disk() -> None:

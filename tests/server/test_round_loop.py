@@ -224,10 +224,16 @@ def test_below_the_quorum_the_round_fails_and_the_last_checkpoint_stays(tmp_path
 
     with pytest.raises(FedethosError, match="AGG-710") as failure:
         federate(tmp_path, {1: adds(1.0), 2: once, 3: once})
-    assert "feed" in str(failure.value)  # the coordinator can ask the site about this incident
+    assert "site-2 with NODE-500 (incident feed)" in str(failure.value)  # the coordinator can ask the site about this incident
     assert rounds_done == 2
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["round-0000", "round-0001"]
     assert not (tmp_path / "run/result.json").exists()
+
+
+def test_sites_that_have_not_approved_are_said_to_have_to(tmp_path: Path) -> None:
+    unasked = encode_reply(ErrorReply("SEC-611", "feed"))
+    with pytest.raises(FedethosError, match="fedethos client approve JOB at each"):
+        federate(tmp_path, {1: adds(1.0), 2: lambda _: unasked, 3: lambda _: unasked})
 
 
 def test_a_site_with_another_base_model_takes_no_part(tmp_path: Path) -> None:

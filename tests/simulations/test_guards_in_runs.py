@@ -4,21 +4,25 @@ Whole simulated runs in which every request goes through the gatekeeper and ever
 from the job as ``fedethos client approve`` makes it.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from flwr.app import ConfigRecord, Message
+from tests.language.conftest import job_text, questions
 
 from fedethos.client import app
 from fedethos.client.approvals import Approval
 from fedethos.client.gatekeeper import check_request
 from fedethos.client.model_probe import probe_model
 from fedethos.client.release_contract import check_reply
-from fedethos.client.review import review_job
+from fedethos.client.review import Review, review_job
 from fedethos.documents import load_job
+from fedethos.flower import all_objects
 from fedethos.job import Job
 from fedethos.messages import CONFIG, EVALUATE, TRAIN
 from fedethos.privacy.ledger_state import LedgerState
@@ -78,18 +82,27 @@ def site_of(name: str) -> SiteDocument:
     )
 
 
-Guarded = Callable[[Job, Path], list[tuple[str, str, str]]]
+Guarded = Callable[[Job, Path], list["Passed"]]
+
+
+class Passed(NamedTuple):
+    """A reply of ``site`` that the guards let through."""
+
+    site: str
+    kind: str
+    sha256: str
+    bytes: int
 
 
 @pytest.fixture
 def guarded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Guarded:
-    """``guarded(job, folder)`` simulates with the guards in between; returns (site, type of message, hash of reply) of what passed."""
+    """``guarded(job, folder)`` simulates with the guards in between; returns what passed."""
     answer = app._answer
 
-    def run(job: Job, out: Path) -> list[tuple[str, str, str]]:
+    def run(job: Job, out: Path) -> list[Passed]:
         names = sorted(job.federation.sites)
         approvals = {name: approval_of(job, tmp_path, name) for name in names}
-        passed: list[tuple[str, str, str]] = []
+        passed: list[Passed] = []
 
         def between(message: Message, handler: Callable) -> Message:
             name, config = names[message.metadata.dst_node_id - 1], message.content.config_records[CONFIG]
@@ -102,7 +115,8 @@ def guarded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Guarded:
             kind = message.metadata.message_type
             check_reply(kind, replace(request, run=named), reply.content, approvals[name], ledger)
             assert "error" not in reply.content
-            passed.append((name, kind, reply.content.object_id))
+            sizes = [len(item.deflate()) for item in all_objects(reply.content).values()]
+            passed.append(Passed(name, kind, reply.content.object_id, sum(sizes)))
             return reply
 
         monkeypatch.setattr(app, "_answer", between)
@@ -121,9 +135,32 @@ def test_an_honest_run_passes_all_guards_and_sends_no_more_than_the_review_annou
     federation = {**sites, **sections.get("federation", {})}
     training = {"local_steps": 1, **sections.get("training", {})}
     job = load_job(write_job(**{**sections, "federation": federation, "training": training}))
-    facts = probe_model(job, site_of("a"), tmp_path, declared_size=200)
-    announced = review_job(job, site_of("a"), facts, LedgerState()).leaving
-    passed = guarded(job, tmp_path / "run")
-    trained, counted = ({sha256 for name, kind, sha256 in passed if (name, kind) == ("a", sent)} for sent in (TRAIN, EVALUATE))
-    assert len(trained) == sum(row.times for row in announced if row.what.startswith("train"))
-    assert 0 < len(counted) <= sum(row.times for row in announced if "counts" in row.what)
+    as_announced(job, guarded, tmp_path)
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "multiple-choice", "preference"])
+def test_so_do_language_models(task: str, tiny_language_base: Path, guarded: Guarded, tmp_path: Path) -> None:
+    rows, path = tmp_path / "rows.jsonl", tmp_path / "job.yaml"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in questions()))
+    federation = {"sites": {name: {"declared_size": 40} for name in ("a", "b")}}
+    path.write_text(job_text(tiny_language_base, rows, task, federation=federation, training={"local_steps": 1}))
+    announced = as_announced(load_job(path), guarded, tmp_path)
+    read = dict(announced.reads)
+    learnt = {"causal-lm": "learns to write", "multiple-choice": "option second", "preference": "worse answer"}[task]
+    assert read["model reads"] == "Who was {who}?"
+    assert read[learnt] == {"causal-lm": "the {answer}", "multiple-choice": "{b}", "preference": "{bad}"}[task]
+    assert announced.seconds > 0.0
+
+
+def as_announced(job: Job, guarded: Guarded, folder: Path) -> Review:
+    """The review of a site, after a run has shown that it is true."""
+    review = review_job(job, site_of("a"), probe_model(job, site_of("a"), folder, declared_size=40), LedgerState())
+    trains = [row for row in review.leaving if row.what.startswith("train")]
+    counts = [row for row in review.leaving if "counts" in row.what]
+    passed = [one for one in guarded(job, folder / "run") if one.site == "a"]
+    trained, counted = ({one.sha256: one.bytes for one in passed if one.kind == kind} for kind in (TRAIN, EVALUATE))
+    assert len(trained) == sum(row.times for row in trains)
+    assert 0 < len(counted) <= sum(row.times for row in counts)
+    assert 0.5 * trains[0].bytes < max(trained.values()) <= trains[0].bytes
+    assert max(counted.values()) <= max(row.bytes for row in counts)
+    return review

@@ -118,7 +118,9 @@ def test_a_file_goes_into_the_job_or_onto_a_finished_simulation(write_job, tmp_p
     assert re.search(r"older +[0-9]+ +Error rate +0\.[0-9]+ \(.*\) +0\.5: holds", capsys.readouterr().out)
     released = json.loads((run_folder / "result.json").read_text())["scenarios"]
     assert set(released) == {"women", "older"}
-    assert "Error rate" in (run_folder / "report.html").read_text()
+    page = (run_folder / "report.html").read_text()
+    assert "Error rate" in page and "older: age is &gt;=50" in page
+    assert page.index("older: age") > page.index("women: sex is Female"), "in the order of the job"
     again = tmp_path / "again.yaml"
     again.write_text(file.read_text().replace("name: older", "name: again"))
     assert fedethos(["evaluate", str(run_folder), "--scenario", str(again), "--json"]) == 0

@@ -185,7 +185,13 @@ def resolve(path: str, *, base: Path) -> Path:
     if not path.startswith("asset:"):
         folder = base / Path(path).expanduser()
         if not folder.is_dir():
-            raise FedethosError("MODEL-403", "There is no such model folder.", where=str(folder), fix="Correct model.path.")
+            add = "Bring the file in once with `fedethos models add FILE`, and write model: {path: asset:NAME}."
+            raise FedethosError(
+                "MODEL-403",
+                "There is a file where the model's folder should be." if folder.is_file() else "There is no such model folder.",
+                where=str(folder),
+                fix=add if folder.is_file() else "Correct model.path.",
+            )
         return folder
     name = path.removeprefix("asset:")
     states = {state.name: state for state in available()}

@@ -74,7 +74,7 @@ def check_folder(folder: Path) -> None:
         SEC-605 weights outside the folder.
     """
     if not (folder / "config.json").is_file():
-        raise _no_model(folder, "The folder has no config.json.")
+        raise _no_model(folder, "The folder has no config.json." if folder.exists() else "There is no such file or folder.")
     if (folder / "adapter_config.json").exists():
         raise FedethosError(
             "MODEL-404",
