@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.job import Job
+from fedethos.models.peft_classes import is_peft_model
 from fedethos.privacy.plan import expected_batch_size_of
 from fedethos.privacy.self_check import SyntheticLoss, synthetic_classification
 from fedethos.site import SiteDocument
@@ -70,7 +70,7 @@ def _seconds_per_record(job: Job, task: Task) -> float:
 def _made_up(job: Job, task: Task) -> tuple[SyntheticLoss, torch.Tensor]:
     """Four records over and over, as many as fit one micro-batch."""
     model = task.model.model
-    if not isinstance(model, PeftModel):
+    if not is_peft_model(model):
         return task.synthetic_loss, torch.arange(_rows(job, 1)) % 4
     loss = synthetic_classification(model.config.vocab_size, len(job.data.label.values), length=job.model.max_length)
     return loss, torch.arange(_rows(job, job.model.max_length)) % 4

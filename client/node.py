@@ -35,7 +35,6 @@ from fedethos.privacy.engine import ClippingEngine, PlainEngine
 from fedethos.privacy.events import CENTER, TRAIN, TrainingSteps, purpose_of
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.ledger_plan import CommittedPlan
-from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
 
@@ -244,8 +243,11 @@ class Node:
 
 def clipping_engine(job: Job, max_grad_norm: float) -> ClippingEngine:
     """The engine that the job names (``privacy.engine``, ``privacy.clipping``)."""
-    engine = FusedEngine if job.privacy.engine == "fused" else OpacusEngine
-    return engine(max_grad_norm, clipping_rule(job))
+    if job.privacy.engine == "fused":
+        return FusedEngine(max_grad_norm, clipping_rule(job))
+    from fedethos.privacy.opacus_engine import OpacusEngine  # a second of imports, for private jobs that name it
+
+    return OpacusEngine(max_grad_norm, clipping_rule(job))
 
 
 def clipping_rule(job: Job) -> Clipping:
