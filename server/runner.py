@@ -10,6 +10,7 @@ import json
 import sys
 from typing import IO
 
+from fedethos.collector import spare_collections
 from fedethos.flower_server_app import run_server_app
 from fedethos.orphans import end_with_parent
 from fedethos.server.places import SERVER_APP
@@ -17,6 +18,7 @@ from fedethos.server.places import SERVER_APP
 
 def main(stdin: IO[str] = sys.stdin) -> None:
     """Run it to its end."""
+    spare_collections()
     start = json.loads(stdin.readline())
     end_with_parent(int(start["parent"]))
     run_server_app(int(start["port"]), str(start["token"]), SERVER_APP)
