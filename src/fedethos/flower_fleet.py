@@ -42,6 +42,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from fedethos.abandoned import unless_stopped
 from fedethos.errors import FedethosError
 from fedethos.flower import all_objects, rebuild_from_wire, unreadable, with_content, with_message_id
 from fedethos.flower_fleet_client import Endpoint, FleetClient, RunEndedError, UnusableError, answered, translated
@@ -125,15 +126,15 @@ class FleetConnection:
         """The next message, whole; None when there is none or no connection (``problem``).
 
         A message larger than ``most_bytes()``, or with damaged objects, comes without content, so that it can be refused. It is
-        the sender's to repeat until ``confirm``.
+        the sender's to repeat until ``confirm``. None at once when ``stop`` is set: a gateway may hold the question for long.
         """
         try:
             began = time.monotonic()
             node = self._activated()
-            response = answered(self._client.PullMessages, PullMessagesRequest(node=node))
+            response = unless_stopped(lambda: answered(self._client.PullMessages, PullMessagesRequest(node=node)), self._stop)
             self._took = time.monotonic() - began
             self._failures, self.problem = 0, None
-            if not response.messages_list:
+            if response is None or not response.messages_list:
                 return None
             self._last_message = time.monotonic()
             announced = message_from_proto(response.messages_list[0])

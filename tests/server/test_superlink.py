@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 from datetime import UTC, date, datetime, timedelta
 
 import httpx
@@ -57,8 +58,6 @@ def _connect(folder, site, address, stop):
 
 @pytest.fixture
 def stop():
-    import threading
-
     return threading.Event()
 
 
@@ -79,6 +78,17 @@ def test_a_node_whose_clock_is_off_is_refused_through_the_gateway_and_told_by_ho
     assert node_id is None and problem.code == "NET-544"
     told = re.search(rf"(\d+) s {word} the coordinator's", str(problem))
     assert told is not None and int(told[1]) == pytest.approx(3600, abs=60)
+
+
+def test_a_node_that_is_stopped_does_not_wait_for_the_end_of_a_question_that_the_gateway_holds(running, stop):
+    folder, server, _ = running
+    _register(running)
+    endpoint = Endpoint(server.document.address, (folder / "north" / "ca.pem").read_bytes())
+    with FleetConnection(endpoint, load_node_key(folder / "north" / "node.key"), stop) as connection:
+        threading.Timer(0.5, stop.set).start()
+        while not stop.is_set():  # the first question may be answered at once
+            assert connection.receive(lambda: 1_000_000) is None and connection.problem is None
+        assert "question" in {thread.name for thread in threading.enumerate()}  # not answered yet
 
 
 def test_registering_again_changes_nothing(running):
