@@ -49,8 +49,9 @@ from fedethos.flower_fleet_client import Endpoint, FleetClient, RunEndedError, U
 from fedethos.flower_packing import packed, unpacked
 from fedethos.storage import write_atomically
 
-__all__ = ["Endpoint", "FleetConnection", "RunEndedError"]
+__all__ = ["SMALL_MESSAGE", "Endpoint", "FleetConnection", "RunEndedError"]
 
+SMALL_MESSAGE = 2**20  # bytes that are read of any message, if only to say what is wrong with it
 HEARTBEAT_INTERVAL = 10.0  # seconds; the least that a SuperLink accepts. A node that is silent for two of them counts as gone
 _BEAT_EVERY = 7.0
 _MOST_OBJECTS = 100_000
@@ -125,8 +126,9 @@ class FleetConnection:
     def receive(self, most_bytes: Callable[[], int]) -> Message | None:
         """The next message, whole; None when there is none or no connection (``problem``).
 
-        A message larger than ``most_bytes()``, or with damaged objects, comes without content, so that it can be refused. It is
-        the sender's to repeat until ``confirm``. None at once when ``stop`` is set: a gateway may hold the question for long.
+        A message larger than ``SMALL_MESSAGE`` and ``most_bytes()``, or with damaged objects, comes without content, so that it can be
+        refused. It is the sender's to repeat until ``confirm``. None at once when ``stop`` is set: a gateway may hold the question
+        for long.
         """
         try:
             began = time.monotonic()
@@ -138,7 +140,7 @@ class FleetConnection:
                 return None
             self._last_message = time.monotonic()
             announced = message_from_proto(response.messages_list[0])
-            return self._whole(node, announced, response.message_object_trees[0], most_bytes())
+            return self._whole(node, announced, response.message_object_trees[0], most_bytes)
         except RunEndedError:
             return None
         except FedethosError as problem:
@@ -230,13 +232,13 @@ class FleetConnection:
         request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_INTERVAL)
         return bool(answered(self._client.SendNodeHeartbeat, request).success)
 
-    def _whole(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: int) -> Message:
+    def _whole(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: Callable[[], int]) -> Message:
         """The announced message with its content. A coordinator that goes away now is waited for: it gives a message only once."""
         received: list[Message] = []
         self._until_it_works(lambda: received.append(self._pulled(node, announced, tree, most_bytes)))
         return received[0]
 
-    def _pulled(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: int) -> Message:
+    def _pulled(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: Callable[[], int]) -> Message:
         pull = make_pull_object_fn_protobuf(self._client.PullObject, node, announced.metadata.run_id)
         allowance = _Allowance(most_bytes)
 
@@ -265,13 +267,19 @@ class FleetConnection:
 
 
 class _Allowance:
-    def __init__(self, most_bytes: int) -> None:
-        self._left = most_bytes
+    """Bytes that may come: those of a small message, and of a larger one what ``most_bytes`` says when it is asked, once."""
+
+    def __init__(self, most_bytes: Callable[[], int]) -> None:
+        self._left = SMALL_MESSAGE
+        self._most_bytes: Callable[[], int] | None = most_bytes
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:
         with self._lock:
             self._left -= count
+            if self._left < 0 and self._most_bytes is not None:
+                self._left += max(0, self._most_bytes() - SMALL_MESSAGE)
+                self._most_bytes = None
             if self._left < 0:
                 raise UnusableError
 

@@ -4,6 +4,7 @@ import datetime
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -203,11 +204,22 @@ def test_too_large_a_message_comes_without_content_and_can_be_answered(superlink
     node_id = superlink.register(key)
     with connection(superlink, key) as fleet:
         fleet.receive(plenty)
-        asked = superlink.ask(node_id, "train", content(100_000))
-        message = fleet.receive(lambda: 399_999)
+        asked = superlink.ask(node_id, "train", content(300_000))
+        message = fleet.receive(lambda: 1_199_999)
         assert message is not None and not message.has_content()
         fleet.send(Message(content(), reply_to=message))
         assert len(superlink.state.get_message_res({asked}, superlink.run_id)) == 1
+
+
+def test_what_is_allowed_is_asked_of_large_messages_alone(superlink, key) -> None:
+    node_id = superlink.register(key)
+    asked = Mock(return_value=2**30)
+    with connection(superlink, key) as fleet:
+        fleet.receive(plenty)
+        for size, times in ((1000, 0), (300_000, 1)):
+            superlink.ask(node_id, "train", content(size))
+            message = fleet.receive(asked)
+            assert message is not None and message.has_content() and asked.call_count == times
 
 
 def test_an_endless_answer_ends_the_request_and_not_the_node(superlink, key, monkeypatch) -> None:

@@ -221,6 +221,12 @@ def test_a_site_with_another_ca_does_not_talk_to_it(running, tmp_path, stop):
         httpx.get(f"https://{server.document.address}/health", verify=context)
 
 
+def test_flower_s_own_count_of_bytes_is_off(tmp_path):
+    """Where it is on, a run that is not there is a ValueError."""
+    state = superlink_app(str(tmp_path / "superlink.sqlite"), "secret", 1).state.linkstate_factory.state()
+    assert state.store_traffic(7, bytes_sent=1, bytes_recv=0) is None
+
+
 def test_flower_has_the_middleware_that_is_kept_off_other_paths(tmp_path):
     """What is not named there acts on every path."""
     names = [one.cls.__name__ for one in superlink_app(str(tmp_path / "superlink.sqlite"), "secret", 1).user_middleware]  # as wrapped here
