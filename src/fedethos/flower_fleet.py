@@ -212,21 +212,31 @@ class FleetConnection:
     def _activated(self) -> Node:
         if self._node is None:
             try:
-                request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL)
-                node = Node(node_id=answered(self._client.ActivateNode, request).node_id)
+                node = self._activate()
             except FedethosError as refusal:
-                node = self._still_active(refusal)
+                self._leave_as_it_was(refusal)
+                node = self._activate()
             if self._number is not None:
                 write_atomically(self._number, str(node.node_id).encode())
             self._node = node
         return self._node
 
-    def _still_active(self, refusal: FedethosError) -> Node:
-        """A node that was killed counts as active for 20 more seconds and is not let in again; a heartbeat under its number is."""
+    def _activate(self) -> Node:
+        request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL)
+        return Node(node_id=answered(self._client.ActivateNode, request).node_id)
+
+    def _leave_as_it_was(self, refusal: FedethosError) -> None:
+        """A node that was killed counts as active for 20 more seconds and is not let in again: say goodbye under its number.
+
+        It then connects anew, so that the coordinator asks again for what was on its way to the killed one, which it gives only once.
+        """
         known = self._number.read_text("ascii", "replace") if self._number is not None and self._number.exists() else ""
-        if refusal.code != "NET-543" or not known.isdecimal() or not self._beat(node := Node(node_id=int(known))):
+        if refusal.code != "NET-543" or not known.isdecimal():
             raise refusal
-        return node
+        try:
+            answered(self._client.DeactivateNode, DeactivateNodeRequest(node_id=int(known)))
+        except FedethosError:  # not this key's number
+            raise refusal from None
 
     def _beat(self, node: Node) -> bool:
         request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_INTERVAL)

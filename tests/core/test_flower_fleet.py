@@ -111,13 +111,20 @@ def test_a_killed_node_comes_back_under_its_number(superlink, key) -> None:
             assert again.problem is not None and again.problem.code == "NET-543" and 0.5 <= again.pause <= 1.0
 
 
+def activated_at(superlink, node_id) -> str:
+    [node] = superlink.state.get_node_info(node_ids=[node_id])
+    return node.last_activated_at
+
+
 def test_a_node_that_was_killed_is_let_in_at_once_by_its_own_number(superlink, key, tmp_path) -> None:
     superlink.register(key)
     endpoint, number = Endpoint(superlink.address, superlink.authority), tmp_path / "node-id"
     with FleetConnection(endpoint, key, threading.Event(), number) as killed:  # as long as this one lives, the coordinator counts it
         killed.receive(plenty)
+        before = activated_at(superlink, killed.node_id)
         with FleetConnection(endpoint, key, threading.Event(), number) as again:
             assert again.receive(plenty) is None and again.problem is None and again.node_id == killed.node_id
+            assert activated_at(superlink, again.node_id) != before  # the round loop sees it: what was on its way is sent again
         superlink.register(stranger := ec.generate_private_key(ec.SECP384R1()))
     with FleetConnection(endpoint, stranger, threading.Event(), number) as other:  # a number is no key
         other.receive(plenty)

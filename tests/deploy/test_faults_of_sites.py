@@ -38,6 +38,11 @@ def test_a_node_that_is_killed_in_a_round_comes_back_and_nothing_changes(stack, 
     stack.until(lambda: stack.run(run)["round"] >= 1, 300)
     stack.kill("north")
     stack.start("north")
+    stack.until(lambda: stack.run(run)["round"] >= 3)
+    os.kill(stack.processes["north"].pid, signal.SIGSTOP)
+    stack.until(lambda: {stack.run(run)["sites"][site] for site in ("south", "west")} == {"sent"})
+    stack.kill("north")  # with whatever the gateway handed to it meanwhile
+    stack.start("north")
     folder = stack.ended(run)
     assert states(folder, "north") == ["sent"] * 4
     ours, theirs = (load_file(one.adapter / "model.safetensors") for one in (folder, undisturbed))
