@@ -37,7 +37,8 @@ def server_app_grid(port: int, token: str, *, ca: bytes | None = None) -> Iterat
     try:
         yield grid, context
     finally:
-        heartbeats.stop()
+        if heartbeats.is_running:
+            heartbeats.stop()
         grid.close()
 
 
