@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,9 +102,23 @@ def find_approval(state: Path, job_sha256: str, key: Path, site: SiteDocument) -
         SEC-611 when the job was not approved, SEC-612 when the file was not signed with this site's key or was changed, SEC-613 when
         another fedethos is installed than the approved one, SEC-614 when site, account or caps differ. SEC-620 and SEC-621 for the key.
     """
+    return _holding(state, job_sha256, load_node_key(key).public_key(), site, code_sha256())
+
+
+def approvals_that_hold(state: Path, key: Path, site: SiteDocument) -> list[Approval]:
+    """All that ``find_approval`` finds now. SEC-620 and SEC-621 for the key."""
+    public_key, code = load_node_key(key).public_key(), code_sha256()  # once: it reads every file of the package
+    found = []
+    for job_sha256 in approved_jobs(state):
+        with suppress(FedethosError):  # it will be refused when it is asked for
+            found.append(_holding(state, job_sha256, public_key, site, code))
+    return found
+
+
+def _holding(state: Path, job_sha256: str, key: ec.EllipticCurvePublicKey, site: SiteDocument, code: str) -> Approval:
     path = approval_path(state, job_sha256)
-    approval = _verified(path, load_node_key(key).public_key())
-    if approval.code_sha256 != code_sha256():
+    approval = _verified(path, key)
+    if approval.code_sha256 != code:
         raise _other_code(approval.code_sha256[:12])
     if approval.job_sha256 != job_sha256 or approval.job.sha256 != job_sha256:
         raise _bad_signature(path)

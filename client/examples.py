@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from fedethos.data.records import Records
-from fedethos.data.tokens import TokenTable
 from fedethos.intersections import intersection_name
 from fedethos.job import Job
-from fedethos.models.prefix import HiddenCache
+
+if TYPE_CHECKING:
+    from fedethos.data.tokens import TokenTable
+    from fedethos.models.prefix import HiddenCache
 
 Indices = npt.NDArray[np.int64]
 

@@ -5,6 +5,8 @@ Next on the path: ``privacy/center.py`` (the mechanism), ``fedethos/models/head_
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,10 +15,12 @@ from fedethos.client.examples import Examples, micro_batches
 from fedethos.client.model import NodeModel
 from fedethos.errors import FedethosError
 from fedethos.messages import Arrays
-from fedethos.models.head_center import HeadCenter
 from fedethos.privacy.center import release_center
 from fedethos.privacy.ledger_plan import Receipt, Release
 from fedethos.privacy.randomness import RandomSource
+
+if TYPE_CHECKING:
+    from fedethos.models.head_center import HeadCenter
 
 
 def center_of(

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from fedethos.aggregation import HEAD_CENTER, is_residual
 from fedethos.messages import Arrays
-from fedethos.models.adapter import named_adapter_parameters
-from fedethos.models.base import weights_hash
-from fedethos.models.head_center import HeadCenter
+from fedethos.models.peft_classes import is_peft_model
 from fedethos.models.residual import FoldedResidual, residual_of
 from fedethos.models.tensors import read_arrays, write_arrays
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from fedethos.models.head_center import HeadCenter
 
 
 class NodeModel:
@@ -60,7 +63,7 @@ class NodeModel:
         self.forward = forward
         self._classes, self.response_nats = classes, response_nats
         self.device = next(model.parameters()).device
-        self._named = named_adapter_parameters(model) if isinstance(model, PeftModel) else dict(sorted(model.named_parameters()))
+        self._named = _named_parameters(model)
         trainable = [name for name, parameter in self._named.items() if parameter.requires_grad]
         self.center = center
         self._centers = {} if center is None else {HEAD_CENTER: center.value}
@@ -127,7 +130,11 @@ class NodeModel:
 
     def base_weights(self) -> str | None:
         """Hash of the weights below the adapter, which training may not change; None where the whole model trains."""
-        return weights_hash(self.model) if isinstance(self.model, PeftModel) else None
+        if not is_peft_model(self.model):
+            return None
+        from fedethos.models.base import weights_hash
+
+        return weights_hash(self.model)
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Class logits, float32[b, labels]."""
@@ -146,6 +153,14 @@ class NodeModel:
     def head_names(self) -> set[str]:
         """Names of the tensors outside LoRA: the classification head, which may have its own learning rate; or a whole model."""
         return {name for name in self.exchanged_names if "lora_" not in name and name != HEAD_CENTER}
+
+
+def _named_parameters(model: PeftModel | nn.Module) -> dict[str, nn.Parameter]:
+    if not is_peft_model(model):
+        return dict(sorted(model.named_parameters()))
+    from fedethos.models.adapter import named_adapter_parameters
+
+    return named_adapter_parameters(model)
 
 
 def training_device() -> torch.device:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from fedethos.client.model import NodeModel
 from fedethos.client.registry import prepare_task
 from fedethos.client.task import Task
 from fedethos.job import Job
+from fedethos.models.peft_classes import is_peft_model
 from fedethos.privacy.plan import expected_batch_size_of
 from fedethos.site import SiteDocument
 
@@ -60,7 +60,7 @@ def probe_model(job: Job, site: SiteDocument, folder: Path, *, declared_size: in
 
 def _seconds_of_step(job: Job, task: Task, expected_batch_size: float) -> float:
     model = task.model
-    length = job.model.max_length if isinstance(model.model, PeftModel) else 1
+    length = job.model.max_length if is_peft_model(model.model) else 1
     rows = torch.arange(_rows(job, length)) % 4  # four records over and over, as many as fit one micro-batch
     records = _seconds(model, lambda: torch.autograd.backward(task.longest_loss(model.model, rows).sum()))
     anchor = task.anchor

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import fedethos
 from fedethos.aggregation import WITH_RESIDUAL, is_residual, trained_in
-from fedethos.client.anchor import Anchor
 from fedethos.client.asked_counts import check_layout, check_personal, layout_of
 from fedethos.client.cell_weights import Floats, accepted_weights, weighed
 from fedethos.client.evaluator import TOKENS_PER_PASS, lay_out, predict
@@ -36,9 +36,11 @@ from fedethos.privacy.engine import ClippingEngine, PlainEngine
 from fedethos.privacy.events import CENTER, TRAIN, TrainingSteps, purpose_of
 from fedethos.privacy.fused import FusedEngine
 from fedethos.privacy.ledger_plan import CommittedPlan
-from fedethos.privacy.opacus_engine import OpacusEngine
 from fedethos.privacy.plan import sampling_rate_of
 from fedethos.privacy.randomness import RandomSource
+
+if TYPE_CHECKING:
+    from fedethos.client.anchor import Anchor
 
 local_log = logging.getLogger("fedethos.incidents.training")  # the site's own; nothing of it is sent
 
@@ -260,8 +262,11 @@ class Node:
 
 def clipping_engine(job: Job, max_grad_norm: float) -> ClippingEngine:
     """The engine that the job names (``privacy.engine``, ``privacy.clipping``)."""
-    engine = FusedEngine if job.privacy.engine == "fused" else OpacusEngine
-    return engine(max_grad_norm, clipping_rule(job))
+    if job.privacy.engine == "fused":
+        return FusedEngine(max_grad_norm, clipping_rule(job))
+    from fedethos.privacy.opacus_engine import OpacusEngine  # a second of imports, for private jobs that name it
+
+    return OpacusEngine(max_grad_norm, clipping_rule(job))
 
 
 def clipping_rule(job: Job) -> Clipping:

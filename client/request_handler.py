@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flwr.app import Message, RecordDict
 
-from fedethos.client.approvals import Approval, approved_jobs, find_approval
+from fedethos.client.approvals import Approval, approvals_that_hold, find_approval
 from fedethos.client.asked_counts import layout_of
 from fedethos.client.egress import Sent
 from fedethos.client.error_guard import error_reply
@@ -29,6 +29,7 @@ from fedethos.client.spending import open_site_account, spending_plan
 from fedethos.client.worker_handle import WorkerDiedError, WorkerHandle
 from fedethos.errors import FedethosError
 from fedethos.flower import all_objects
+from fedethos.flower_fleet import SMALL_MESSAGE
 from fedethos.logs import INCIDENTS
 from fedethos.messages import EVALUATE, SETUP, STATEMENT, Request, encode_reply
 from fedethos.messages import TRAIN as TRAIN_MESSAGE
@@ -41,7 +42,6 @@ from fedethos.site import SiteDocument
 log = logging.getLogger(__name__)
 incidents = logging.getLogger(INCIDENTS)
 
-_SMALL_REQUEST = 2**20  # bytes read of a message although no job is approved, to say that
 _TRIES = 2  # a worker that dies is started again once
 
 
@@ -90,13 +90,11 @@ class RequestHandler:
 
     def most_bytes(self) -> int:
         """What the largest request of an approved job may have on the wire."""
-        most = _SMALL_REQUEST
-        for job_sha256 in approved_jobs(self._state):
-            try:
-                most = max(most, most_request_bytes(find_approval(self._state, job_sha256, self._key, self._site)))
-            except FedethosError:
-                continue  # it will be refused when it is asked for
-        return most
+        try:
+            approvals = approvals_that_hold(self._state, self._key, self._site)
+        except FedethosError:  # the key, without which every request is refused
+            return SMALL_MESSAGE
+        return max([SMALL_MESSAGE, *map(most_request_bytes, approvals)])
 
     def answer(self, message: Message, *, known: bool, kept: RecordDict | None, on_checked: Callable[[Request], None]) -> Answer:
         """The reply to one message; it never raises for anything that a message can cause.

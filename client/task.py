@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedethos.client.anchor import Anchor
 from fedethos.client.examples import Inputs
 from fedethos.client.model import NodeModel
-from fedethos.client.writer import TextWriter
 from fedethos.data.records import Records
 from fedethos.privacy.self_check import SyntheticLoss
+
+if TYPE_CHECKING:
+    from fedethos.client.anchor import Anchor
+    from fedethos.client.writer import TextWriter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from flwr.app import Context, Message, RecordDict
 
 from fedethos.client.app import Answers, build_client_app
 from fedethos.client.frames import BrokenConnectionError, Order, receive_record, send_record
+from fedethos.collector import spare_collections
 from fedethos.errors import FedethosError
 from fedethos.flower import identify_process, quiet_logs
 from fedethos.job import Job
@@ -94,6 +95,7 @@ class Worker:
 
 def main(arguments: list[str]) -> int:
     """Serve orders until the supervisor closes the connection."""
+    spare_collections()
     document, connection = Path(arguments[0]), Connection(int(arguments[1]))
     end_with_parent()
     quiet_logs()

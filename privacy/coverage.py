@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
 from fedethos.errors import FedethosError
+from fedethos.models.peft_classes import is_lora_linear
 from fedethos.privacy.engine import Parameters
+
+if TYPE_CHECKING:
+    from peft.tuners.lora.layer import Linear as LoraLinear
 
 _NOT_BOUNDED = "Its gradient would not be clipped, so no bound on a person's influence would hold."
 
@@ -84,7 +88,7 @@ def _find(model: nn.Module, names: dict[int, str]) -> Iterator[CoveredLora | Cov
     for path, module in model.named_modules():
         if not any(id(parameter) in names for parameter in module.parameters()) or id(module) in inner:
             continue
-        if type(module) is LoraLinear and _trains_a_factor(module, names):
+        if is_lora_linear(module) and _trains_a_factor(module, names):
             adapter = _refuse_other_adapters(path, module)
             _refuse_replaced_forward(path, module)
             inner.update(id(part) for part in module.modules())

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedethos.errors import FedethosError
 
 STATE_VARIABLE = "FEDETHOS_STATE"
+SERVER_APP = "fedethos.deployed_app:app"  # stands above this room
 RUN_KEY, JOB_KEY, ATTEMPT_KEY, QUARANTINE_KEY = "run", "job-sha256", "attempt", "quarantine-after"  # of Flower's run config
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}-[0-9a-f]{8}")

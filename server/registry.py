@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from fedethos.flower_superlink import SuperLinkClient
+from fedethos.flower_superlink_client import SuperLinkClient
 from fedethos.server.superlink import SuperLink
 from fedethos.storage import write_atomically
 from fedethos.trust import Trust

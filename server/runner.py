@@ -10,15 +10,18 @@ import json
 import sys
 from typing import IO
 
-from fedethos.flower_superlink import run_server_app
+from fedethos.collector import spare_collections
+from fedethos.flower_server_app import run_server_app
 from fedethos.orphans import end_with_parent
+from fedethos.server.places import SERVER_APP
 
 
 def main(stdin: IO[str] = sys.stdin) -> None:
-    """Run it to its end. Leaves through ``sys.exit``."""
+    """Run it to its end."""
+    spare_collections()
     start = json.loads(stdin.readline())
     end_with_parent(int(start["parent"]))
-    run_server_app(int(start["port"]), str(start["token"]))
+    run_server_app(int(start["port"]), str(start["token"]), SERVER_APP)
 
 
 if __name__ == "__main__":

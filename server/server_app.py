@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 
 import httpx
 
 from fedethos.errors import FedethosError
-from fedethos.flower_superlink import bundle_of
-from fedethos.server.places import ATTEMPT_KEY, JOB_KEY, QUARANTINE_KEY, RUN_KEY, STATE_VARIABLE, Places
+from fedethos.flower_superlink_client import bundle_of
+from fedethos.server.child import Child
+from fedethos.server.places import ATTEMPT_KEY, JOB_KEY, QUARANTINE_KEY, RUN_KEY, SERVER_APP, STATE_VARIABLE, Places
 from fedethos.server.superlink import SuperLink
 
 _ACQUIRE_SECONDS = 10.0
@@ -29,7 +27,7 @@ license = "Apache-2.0"
 publisher = "fedethos"
 
 [tool.flwr.app.components]
-serverapp = "fedethos.deployed_app:app"
+serverapp = "{SERVER_APP}"
 clientapp = "fedethos.client.app:app"
 
 [tool.flwr.app.config]
@@ -45,16 +43,12 @@ class ServerAppProcess:
 
     def __init__(self, places: Places, superlink: SuperLink) -> None:
         self._places, self._superlink = places, superlink
-        self._process: subprocess.Popen[str] | None = None
+        self._child = Child("fedethos.server.runner", places.log / "serverapp.log", patience=_STOP_SECONDS)
         self._flower_run: int | None = None
 
     @property
     def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
+        return self._child.alive
 
     def start(self, run: str, job_sha256: str, *, attempt: int, quarantine_after: int) -> int:
         """Start a Flower run and its ServerApp; the id of the Flower run. ``attempt``: how often the run was started before.
@@ -69,36 +63,13 @@ class ServerAppProcess:
         config: dict[str, str | int] = {RUN_KEY: run, JOB_KEY: job_sha256, ATTEMPT_KEY: attempt, QUARANTINE_KEY: quarantine_after}
         self._flower_run = client.start_run(bundle_of(BUNDLE), config)
         token = self._token(self._flower_run)
-        log = os.open(self._places.log / "serverapp.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedethos.server.runner"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                text=True,
-                env={**self._superlink.environment, STATE_VARIABLE: str(self._places.state.resolve())},
-                umask=0o077,
-            )
-        finally:
-            os.close(log)
-        start = {"port": self._superlink.port, "token": token, "parent": os.getpid()}
-        if self._process.stdin is not None:
-            self._process.stdin.write(json.dumps(start) + "\n")
-            self._process.stdin.close()
+        start: dict[str, str | int] = {"port": self._superlink.port, "token": token, "parent": os.getpid()}
+        self._child.start(start, {**self._superlink.environment, STATE_VARIABLE: str(self._places.state.resolve())})
         return self._flower_run
 
     def stop(self) -> None:
         """End the process, if there is one, and drop its Flower run with its messages."""
-        if self._process is not None:
-            if self._process.poll() is None:
-                self._process.terminate()
-                try:
-                    self._process.wait(_STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._child.stop()
         if self._flower_run is not None:
             self._drop(self._flower_run)
             self._flower_run = None

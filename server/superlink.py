@@ -9,15 +9,14 @@ import json
 import os
 import secrets
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 
 import httpx
 
 from fedethos.errors import FedethosError
-from fedethos.flower_superlink import SuperLinkClient
+from fedethos.flower_superlink_client import SuperLinkClient
+from fedethos.server.child import Child
 from fedethos.server_document import ServerFolder
 from fedethos.storage import write_atomically
 
@@ -35,7 +34,7 @@ class SuperLink:
         self._folder = server.state / "superlink"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._secret = secrets.token_hex(32)
-        self._process: subprocess.Popen[str] | None = None
+        self._child = Child("fedethos.server.superlink_process", self._folder / "superlink.log", patience=_STOP_SECONDS)
         self.port = free_port()
         self.client = SuperLinkClient(self.port, self._secret)
 
@@ -46,11 +45,11 @@ class SuperLink:
 
     @property
     def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._child.alive
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
+        return self._child.pid
 
     def admit(self, sites: Mapping[bytes, str]) -> None:
         """Let the gateway answer exactly these keys (PEM, to the site's name). Takes effect at once."""
@@ -80,7 +79,7 @@ class SuperLink:
         }
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
-            self._spawn(settings)
+            self._child.start(settings, {**self.environment, **_MALLOC})
             if self._is_up(time.monotonic() + _SLOW_START_SECONDS):
                 return
             self.stop()
@@ -95,39 +94,11 @@ class SuperLink:
 
     def stop(self) -> None:
         """Ask it to leave, and make it leave after ten seconds."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process = None
+        self._child.stop()
 
     def close(self) -> None:
         self.stop()
         self.client.close()
-
-    def _spawn(self, settings: Mapping[str, str | int]) -> None:
-        log = os.open(self._folder / "superlink.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedethos.server.superlink_process"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                text=True,
-                env={**self.environment, **_MALLOC},
-                umask=0o077,
-            )
-        finally:
-            os.close(log)
-        if self._process.stdin is not None:  # it stays open: its end tells the process that the coordinator is gone
-            self._process.stdin.write(json.dumps(settings) + "\n")
-            self._process.stdin.flush()
 
     def _is_up(self, end: float) -> bool:
         while self.alive and time.monotonic() < end:

@@ -23,6 +23,7 @@ from anyio import to_thread
 from pydantic import BaseModel, ConfigDict
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fedethos.collector import spare_collections
 from fedethos.flower_superlink import Receive, Scope, Send, superlink_app
 from fedethos.server.gateway import Gateway, loopback_face
 from fedethos.server.mailbox import Mailbox
@@ -95,6 +96,7 @@ class _PatientProtocol(HttpToolsProtocol):
 
 def main(stdin: IO[str] = sys.stdin) -> None:
     """Serve until SIGTERM or the end of standard input."""
+    spare_collections()
     settings = Settings.model_validate_json(stdin.readline())
     logging.getLogger("flwr").setLevel(logging.WARNING)
     factory = uvicorn.Config(_nothing).get_loop_factory()  # uvloop where it is installed: asyncio's own TLS takes twice as long

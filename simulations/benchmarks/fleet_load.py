@@ -20,7 +20,8 @@ from flwr.serverapp import Grid
 from fedethos.client.node_key import load_node_key
 from fedethos.flower_fleet import Endpoint, FleetConnection, RunEndedError
 from fedethos.flower_grid import checked
-from fedethos.flower_superlink import SuperLinkClient, bundle_of, server_app_grid
+from fedethos.flower_server_app import server_app_grid
+from fedethos.flower_superlink_client import SuperLinkClient, bundle_of
 from fedethos.server.server_app import BUNDLE
 from fedethos.server.superlink import SuperLink, free_port
 from fedethos.server_document import ServerFolder, load_server
@@ -140,7 +141,7 @@ def _connected(
         acquired = client.acquire()
         if acquired is None:
             raise RuntimeError("the SuperLink hands out no run")
-        with server_app_grid(client.port, acquired[1], ca=ca) as grid:
+        with server_app_grid(client.port, acquired[1], ca=ca) as (grid, _):
             yield Fleet(pid, grid if ca else checked(grid), node_ids)
     finally:
         for node in nodes:

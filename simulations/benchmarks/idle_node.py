@@ -15,7 +15,8 @@ from pathlib import Path
 
 import uvicorn
 
-from fedethos.flower_superlink import PULL_MESSAGES, ASGIApp, Receive, Scope, Send, SuperLinkClient, superlink_app
+from fedethos.flower_superlink import PULL_MESSAGES, ASGIApp, Receive, Scope, Send, superlink_app
+from fedethos.flower_superlink_client import SuperLinkClient
 from fedethos.server.gateway import Gateway, loopback_face
 from fedethos.server.mailbox import Mailbox
 from fedethos.server.superlink import free_port

@@ -31,6 +31,7 @@ from fedethos.cli_release import release_app
 from fedethos.cli_run import demo, report, resume, simulate
 from fedethos.cli_server import server_app
 from fedethos.cli_sweep import sweep
+from fedethos.collector import spare_collections
 from fedethos.errors import FedethosError
 
 BUG, INTERRUPTED = 70, 130
@@ -74,6 +75,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``fedethos`` script."""
+    spare_collections()
     sys.exit(run(sys.argv[1:]))
 
 

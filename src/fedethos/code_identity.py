@@ -16,18 +16,19 @@ _SUFFIXES = (".py", ".yaml", ".txt")  # code, and the data files that change wha
 
 def code_sha256() -> str:
     """SHA-256 over names and bytes of the package's files, 64 hex digits, as they are on the disk now."""
-    root = Path(fedethos.__file__).parent
+    root = str(Path(fedethos.__file__).parent)
     digest = hashlib.sha256()
     for name in sorted(_files(root)):
-        content = (root / name).read_bytes()
+        with open(f"{root}/{name}", "rb") as file:  # noqa: PTH123 - a node asks for each message, and paths take as long as the hash
+            content = file.read()
         digest.update(f"{name}|{len(content)}|".encode())
         digest.update(content)
     return digest.hexdigest()
 
 
-def _files(root: Path) -> list[str]:
-    found = []
+def _files(root: str) -> list[str]:
+    found: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=True):  # a checkout has the rooms as links
         folders[:] = [name for name in folders if name != "__pycache__"]
-        found += [(Path(folder) / name).relative_to(root).as_posix() for name in files if name.endswith(_SUFFIXES)]
+        found += [f"{folder}/{name}".removeprefix(f"{root}/") for name in files if name.endswith(_SUFFIXES)]
     return found

@@ -1,4 +1,4 @@
-"""The ServerApp that Flower loads in a deployment (pyproject.toml, ``server/server_app.py``): the round loop with this machine's model.
+"""The ServerApp of a deployment (``server/runner.py``; pyproject.toml names it to Flower): the round loop with this machine's model.
 
 Inside a coordinator it runs the job of its run folder, anywhere else it refuses. It stands above the rooms, as the command line does: how
 a model is made is the client's affair, and the server does not know it. Next on the path: ``server/deployment.py``.

@@ -42,14 +42,16 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from fedethos.abandoned import unless_stopped
 from fedethos.errors import FedethosError
 from fedethos.flower import all_objects, rebuild_from_wire, unreadable, with_content, with_message_id
 from fedethos.flower_fleet_client import Endpoint, FleetClient, RunEndedError, UnusableError, answered, translated
 from fedethos.flower_packing import packed, unpacked
 from fedethos.storage import write_atomically
 
-__all__ = ["Endpoint", "FleetConnection", "RunEndedError"]
+__all__ = ["SMALL_MESSAGE", "Endpoint", "FleetConnection", "RunEndedError"]
 
+SMALL_MESSAGE = 2**20  # bytes that are read of any message, if only to say what is wrong with it
 HEARTBEAT_INTERVAL = 10.0  # seconds; the least that a SuperLink accepts. A node that is silent for two of them counts as gone
 _BEAT_EVERY = 7.0
 _MOST_OBJECTS = 100_000
@@ -124,20 +126,21 @@ class FleetConnection:
     def receive(self, most_bytes: Callable[[], int]) -> Message | None:
         """The next message, whole; None when there is none or no connection (``problem``).
 
-        A message larger than ``most_bytes()``, or with damaged objects, comes without content, so that it can be refused. It is
-        the sender's to repeat until ``confirm``.
+        A message larger than ``SMALL_MESSAGE`` and ``most_bytes()``, or with damaged objects, comes without content, so that it can be
+        refused. It is the sender's to repeat until ``confirm``. None at once when ``stop`` is set: a gateway may hold the question
+        for long.
         """
         try:
             began = time.monotonic()
             node = self._activated()
-            response = answered(self._client.PullMessages, PullMessagesRequest(node=node))
+            response = unless_stopped(lambda: answered(self._client.PullMessages, PullMessagesRequest(node=node)), self._stop)
             self._took = time.monotonic() - began
             self._failures, self.problem = 0, None
-            if not response.messages_list:
+            if response is None or not response.messages_list:
                 return None
             self._last_message = time.monotonic()
             announced = message_from_proto(response.messages_list[0])
-            return self._whole(node, announced, response.message_object_trees[0], most_bytes())
+            return self._whole(node, announced, response.message_object_trees[0], most_bytes)
         except RunEndedError:
             return None
         except FedethosError as problem:
@@ -209,33 +212,43 @@ class FleetConnection:
     def _activated(self) -> Node:
         if self._node is None:
             try:
-                request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL)
-                node = Node(node_id=answered(self._client.ActivateNode, request).node_id)
+                node = self._activate()
             except FedethosError as refusal:
-                node = self._still_active(refusal)
+                self._leave_as_it_was(refusal)
+                node = self._activate()
             if self._number is not None:
                 write_atomically(self._number, str(node.node_id).encode())
             self._node = node
         return self._node
 
-    def _still_active(self, refusal: FedethosError) -> Node:
-        """A node that was killed counts as active for 20 more seconds and is not let in again; a heartbeat under its number is."""
+    def _activate(self) -> Node:
+        request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_INTERVAL)
+        return Node(node_id=answered(self._client.ActivateNode, request).node_id)
+
+    def _leave_as_it_was(self, refusal: FedethosError) -> None:
+        """A node that was killed counts as active for 20 more seconds and is not let in again: say goodbye under its number.
+
+        It then connects anew, so that the coordinator asks again for what was on its way to the killed one, which it gives only once.
+        """
         known = self._number.read_text("ascii", "replace") if self._number is not None and self._number.exists() else ""
-        if refusal.code != "NET-543" or not known.isdecimal() or not self._beat(node := Node(node_id=int(known))):
+        if refusal.code != "NET-543" or not known.isdecimal():
             raise refusal
-        return node
+        try:
+            answered(self._client.DeactivateNode, DeactivateNodeRequest(node_id=int(known)))
+        except FedethosError:  # not this key's number
+            raise refusal from None
 
     def _beat(self, node: Node) -> bool:
         request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_INTERVAL)
         return bool(answered(self._client.SendNodeHeartbeat, request).success)
 
-    def _whole(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: int) -> Message:
+    def _whole(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: Callable[[], int]) -> Message:
         """The announced message with its content. A coordinator that goes away now is waited for: it gives a message only once."""
         received: list[Message] = []
         self._until_it_works(lambda: received.append(self._pulled(node, announced, tree, most_bytes)))
         return received[0]
 
-    def _pulled(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: int) -> Message:
+    def _pulled(self, node: Node, announced: Message, tree: ObjectTree, most_bytes: Callable[[], int]) -> Message:
         pull = make_pull_object_fn_protobuf(self._client.PullObject, node, announced.metadata.run_id)
         allowance = _Allowance(most_bytes)
 
@@ -264,13 +277,19 @@ class FleetConnection:
 
 
 class _Allowance:
-    def __init__(self, most_bytes: int) -> None:
-        self._left = most_bytes
+    """Bytes that may come: those of a small message, and of a larger one what ``most_bytes`` says when it is asked, once."""
+
+    def __init__(self, most_bytes: Callable[[], int]) -> None:
+        self._left = SMALL_MESSAGE
+        self._most_bytes: Callable[[], int] | None = most_bytes
         self._lock = threading.Lock()
 
     def take(self, count: int) -> None:
         with self._lock:
             self._left -= count
+            if self._left < 0 and self._most_bytes is not None:
+                self._left += max(0, self._most_bytes() - SMALL_MESSAGE)
+                self._most_bytes = None
             if self._left < 0:
                 raise UnusableError
 

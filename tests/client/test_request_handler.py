@@ -6,6 +6,7 @@ import numpy as np
 from flwr.app import ArrayRecord, RecordDict
 from tests.client.conftest import Hospital, message
 
+from fedethos.client import approvals
 from fedethos.client.frames import Order
 from fedethos.client.request_handler import Answer, RequestHandler
 from fedethos.client.worker import Worker
@@ -149,6 +150,16 @@ def test_reading_stops_at_the_largest_request_of_an_approved_job(open_hospital) 
         approval = next((hospital.state / "approvals").glob("*.json"))
         approval.write_text(approval.read_text().replace("hospital-a", "hospital-b"))
         assert handler.most_bytes() == 2**20
+
+
+def test_the_code_is_read_once_however_many_jobs_are_approved(open_hospital, monkeypatch) -> None:
+    for rounds in (2, 3, 4):
+        hospital = open_hospital(job={"federation": {"rounds": rounds}})
+        hospital.approve()
+    read, now = [], approvals.code_sha256()
+    monkeypatch.setattr(approvals, "code_sha256", lambda: read.append(now) or now)
+    assert len(approvals.approvals_that_hold(hospital.state, hospital.folder / hospital.site.key, hospital.site)) == 3
+    assert len(read) == 1
 
 
 def test_the_node_opened_by_a_worker_uses_the_operating_systems_noise(hospital: Hospital) -> None:

@@ -4,6 +4,7 @@ import datetime
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -110,13 +111,20 @@ def test_a_killed_node_comes_back_under_its_number(superlink, key) -> None:
             assert again.problem is not None and again.problem.code == "NET-543" and 0.5 <= again.pause <= 1.0
 
 
+def activated_at(superlink, node_id) -> str:
+    [node] = superlink.state.get_node_info(node_ids=[node_id])
+    return node.last_activated_at
+
+
 def test_a_node_that_was_killed_is_let_in_at_once_by_its_own_number(superlink, key, tmp_path) -> None:
     superlink.register(key)
     endpoint, number = Endpoint(superlink.address, superlink.authority), tmp_path / "node-id"
     with FleetConnection(endpoint, key, threading.Event(), number) as killed:  # as long as this one lives, the coordinator counts it
         killed.receive(plenty)
+        before = activated_at(superlink, killed.node_id)
         with FleetConnection(endpoint, key, threading.Event(), number) as again:
             assert again.receive(plenty) is None and again.problem is None and again.node_id == killed.node_id
+            assert activated_at(superlink, again.node_id) != before  # the round loop sees it: what was on its way is sent again
         superlink.register(stranger := ec.generate_private_key(ec.SECP384R1()))
     with FleetConnection(endpoint, stranger, threading.Event(), number) as other:  # a number is no key
         other.receive(plenty)
@@ -203,11 +211,22 @@ def test_too_large_a_message_comes_without_content_and_can_be_answered(superlink
     node_id = superlink.register(key)
     with connection(superlink, key) as fleet:
         fleet.receive(plenty)
-        asked = superlink.ask(node_id, "train", content(100_000))
-        message = fleet.receive(lambda: 399_999)
+        asked = superlink.ask(node_id, "train", content(300_000))
+        message = fleet.receive(lambda: 1_199_999)
         assert message is not None and not message.has_content()
         fleet.send(Message(content(), reply_to=message))
         assert len(superlink.state.get_message_res({asked}, superlink.run_id)) == 1
+
+
+def test_what_is_allowed_is_asked_of_large_messages_alone(superlink, key) -> None:
+    node_id = superlink.register(key)
+    asked = Mock(return_value=2**30)
+    with connection(superlink, key) as fleet:
+        fleet.receive(plenty)
+        for size, times in ((1000, 0), (300_000, 1)):
+            superlink.ask(node_id, "train", content(size))
+            message = fleet.receive(asked)
+            assert message is not None and message.has_content() and asked.call_count == times
 
 
 def test_an_endless_answer_ends_the_request_and_not_the_node(superlink, key, monkeypatch) -> None:

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.deploy.stack import SEEDED, SITES, WOMEN, Stack, job_of, make_stack
+from tests.deploy.stack import SEEDED, SITES, WOMEN, Stack, claim_only_stack, job_of, make_stack
 
 from fedethos.runfolder import RunFolder
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(worker_id: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Coordinator and three nodes, all running. A test that ends one of them starts it again."""
+    if worker_id != "master":
+        claim_only_stack(tmp_path_factory.getbasetemp().parent)  # which all workers of pytest-xdist share
     with tempfile.TemporaryDirectory(prefix="fd-") as folder:  # a short path: a socket's address has 107 bytes
         made = make_stack(Path(folder) / "t")
         try:

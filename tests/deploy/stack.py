@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 from tests.deploy.network import Network
 
@@ -172,7 +173,11 @@ class Stack:
         return self.ended(self.submit(path))
 
     def ended(self, run: str, seconds: float = 400.0) -> RunFolder:
-        state = self.until(lambda: self.run(run) if self.run(run)["status"] in ("completed", "failed", "stopped") else None, seconds)
+        def over() -> dict | None:
+            state = self.run(run)
+            return state if state["status"] in ("completed", "failed", "stopped") else None
+
+        state = self.until(over, seconds)
         assert state["status"] == "completed", state
         return RunFolder(self.state / "runs" / run)
 
@@ -190,7 +195,7 @@ class Stack:
         while time.monotonic() < end:
             if found := holds():
                 return found
-            time.sleep(0.1)
+            time.sleep(0.2)
         raise AssertionError(f"it did not come so far: {json.dumps(self.status(), indent=1)}")
 
 
@@ -231,6 +236,14 @@ def make_stack(folder: Path) -> Stack:
     files = [str(folder / name) for name in ("server/server.pem", "server/server.key", "north/ca.pem", "sent")]
     stack._spawn("relay", [str(Path(__file__).with_name("relay.py"))], [str(relay), str(gateway), *files])
     return stack
+
+
+def claim_only_stack(folder: Path) -> None:
+    """Fail when another process of this test run has made a stack already. ``folder``: one that all of them know."""
+    try:
+        (folder / "stack").touch(exist_ok=False)
+    except FileExistsError:
+        pytest.fail("A second stack in one test run: pytest-xdist spread the group deploy over its workers (docs/decisions.md, pytest).")
 
 
 def records(folder: Path, site: str) -> Path:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import ssl
+import subprocess
+import sys
+import threading
 from datetime import UTC, date, datetime, timedelta
 
 import httpx
@@ -14,7 +19,9 @@ from flwr.superlink.main import create_app
 from fedethos.certificates import make_authority, make_node_key, make_server_certificate
 from fedethos.client.node_key import load_node_key
 from fedethos.flower_fleet import Endpoint, FleetConnection
-from fedethos.flower_superlink import _ACTS_ON, SuperLinkClient, bundle_of, superlink_app
+from fedethos.flower_superlink import _ACTS_ON, superlink_app
+from fedethos.flower_superlink_client import SuperLinkClient, bundle_of
+from fedethos.server.places import RUN_KEY
 from fedethos.server.registry import synchronise
 from fedethos.server.server_app import BUNDLE
 from fedethos.server.superlink import SuperLink, free_port
@@ -51,8 +58,6 @@ def _connect(folder, site, address, stop):
 
 @pytest.fixture
 def stop():
-    import threading
-
     return threading.Event()
 
 
@@ -73,6 +78,17 @@ def test_a_node_whose_clock_is_off_is_refused_through_the_gateway_and_told_by_ho
     assert node_id is None and problem.code == "NET-544"
     told = re.search(rf"(\d+) s {word} the coordinator's", str(problem))
     assert told is not None and int(told[1]) == pytest.approx(3600, abs=60)
+
+
+def test_a_node_that_is_stopped_does_not_wait_for_the_end_of_a_question_that_the_gateway_holds(running, stop):
+    folder, server, _ = running
+    _register(running)
+    endpoint = Endpoint(server.document.address, (folder / "north" / "ca.pem").read_bytes())
+    with FleetConnection(endpoint, load_node_key(folder / "north" / "node.key"), stop) as connection:
+        threading.Timer(0.5, stop.set).start()
+        while not stop.is_set():  # the first question may be answered at once
+            assert connection.receive(lambda: 1_000_000) is None and connection.problem is None
+        assert "question" in {thread.name for thread in threading.enumerate()}  # not answered yet
 
 
 def test_registering_again_changes_nothing(running):
@@ -127,6 +143,47 @@ def test_nobody_without_the_secret_can_start_a_run_or_take_one_over(running):
         stranger.close()
 
 
+APP = """
+import time
+from flwr.serverapp import ServerApp
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    try:
+        print(context.run_config["run"], sorted(grid.get_node_ids()), flush=True)
+        time.sleep({seconds})
+    finally:
+        print("closed", flush=True)
+"""
+RUN_IT = "import sys; from fedethos.flower_server_app import run_server_app; run_server_app(int(sys.argv[1]), sys.argv[2], 'own:app')"
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, (0, "completed")), (60, (128 + signal.SIGTERM, "failed"))])
+def test_a_server_app_is_run_to_its_end_or_ended_where_it_is_and_the_superlink_knows(running, tmp_path, seconds, status):
+    known, superlink = _register(running), running[2]
+    (tmp_path / "own.py").write_text(APP.replace("{seconds}", str(seconds)))
+    run = superlink.client.start_run(bundle_of(BUNDLE), {RUN_KEY: "small-00000000"})
+    acquired, token = superlink.client.acquire()
+    command = [sys.executable, "-c", RUN_IT, str(superlink.port), token]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}) as app:
+        first = app.stdout.readline()
+        assert (acquired, first) == (run, f"small-00000000 {_online(superlink)}\n") and len(known) == 2
+        if seconds:
+            app.terminate()
+        assert app.stdout.readline() == "closed\n"
+    assert (app.returncode, _state(superlink, run)) == (status[0], ("finished", status[1]))
+
+
+def _online(superlink):
+    return sorted(node.node_id for node in superlink.client.nodes() if node.online)
+
+
+def _state(superlink, run):
+    return next((one.status, one.sub_status) for one in superlink.client.runs() if one.run_id == run)
+
+
 def test_the_bundle_holds_a_name_and_no_code():
     import io
     import zipfile
@@ -162,6 +219,12 @@ def test_a_site_with_another_ca_does_not_talk_to_it(running, tmp_path, stop):
     context = ssl.create_default_context(cadata=make_authority("a stranger", days=1.0).pem.decode())
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"https://{server.document.address}/health", verify=context)
+
+
+def test_flower_s_own_count_of_bytes_is_off(tmp_path):
+    """Where it is on, a run that is not there is a ValueError."""
+    state = superlink_app(str(tmp_path / "superlink.sqlite"), "secret", 1).state.linkstate_factory.state()
+    assert state.store_traffic(7, bytes_sent=1, bytes_recv=0) is None
 
 
 def test_flower_has_the_middleware_that_is_kept_off_other_paths(tmp_path):

@@ -8,17 +8,21 @@ the product of both, at the rank that it needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from fedethos.aggregation import is_residual, layers_of, lora_names, residual_names
 from fedethos.errors import FedethosError
 from fedethos.models.lowrank import Product, added, compressed
+from fedethos.models.peft_classes import is_lora_layer
 from fedethos.models.tensors import Arrays
+
+if TYPE_CHECKING:
+    from peft.tuners.lora.layer import LoraLayer
 
 _ADAPTER = "default"
 
@@ -120,14 +124,12 @@ def _misfit() -> FedethosError:
 
 
 def _adapter_names(model: nn.Module) -> list[str]:
-    return [
-        f"{path}.{part}.weight" for path, module in model.named_modules() if isinstance(module, LoraLayer) for part in ("lora_A", "lora_B")
-    ]
+    return [f"{path}.{part}.weight" for path, module in model.named_modules() if is_lora_layer(module) for part in ("lora_A", "lora_B")]
 
 
 def _module(model: nn.Module, layer: str) -> LoraLayer:
     module = model.get_submodule(layer)
-    if not isinstance(module, LoraLayer):
+    if not is_lora_layer(module):
         raise _misfit()
     return module
 
