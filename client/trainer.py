@@ -100,12 +100,12 @@ def train_round(
             _accumulate(model, examples, rows, engine, loss, budget, dropout_seed=int(source.uniform(1)[0] * 2**53))
             left_out += engine.nonfinite_units
             sums = _noisy(engine.clipped_sum(), plan.noise_std, source)
+            if plan.adaptive is not None:
+                plan = _adapt(engine, plan, plan.adaptive, source)
             sums = _with_proximal(sums, model, start, training.proximal_mu * plan.expected_batch_size)
             if pull is not None:
                 sums = _with_pull(sums, model, engine, partial(pull, step), plan.expected_batch_size)
             _step(model, optimizer, sums, plan.expected_batch_size)
-            if plan.adaptive is not None:
-                plan = _adapt(engine, plan, plan.adaptive, source)
             average.add()
         average.write()
     finally:

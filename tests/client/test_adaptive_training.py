@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from fedethos.client.examples import Examples, TokenInputs
 from fedethos.client.model import NodeModel
-from fedethos.client.trainer import StepPlan, train_round
+from fedethos.client.trainer import Pull, StepPlan, train_round
 from fedethos.data.tokens import TokenTable
 from fedethos.documents import load_job
 from fedethos.errors import FedethosError
@@ -48,11 +48,13 @@ class NoCountNoise(SeededSource):
         return np.zeros(count)
 
 
-def moved(model: NodeModel, plan: StepPlan, engine: ClippingEngine, *, steps: int = 1, source: type = SeededSource) -> np.ndarray:
+def moved(
+    model: NodeModel, plan: StepPlan, engine: ClippingEngine, *, steps: int = 1, source: type = SeededSource, pull: Pull | None = None
+) -> np.ndarray:
     """What a round took from the adapter, which is put back."""
     training = Training(local_steps=steps, optimizer="sgd", learning_rate=1.0)
     before = model.read()
-    train_round(model, examples(), training, plan, engine, lambda step: source(5, step))
+    train_round(model, examples(), training, plan, engine, lambda step: source(5, step), pull=pull)
     after = model.read()
     model.load(before)
     return np.concatenate([(after[name] - before[name]).ravel() for name in sorted(before)])
@@ -94,6 +96,15 @@ def test_the_noise_follows_the_norm(model: NodeModel) -> None:
     fresh = moved(model, StepPlan(sampling_rate=0.0, expected_batch_size=EXPECTED, noise_std=1.0), FusedEngine(1.0), steps=2)
     unit = fresh - moved(model, StepPlan(sampling_rate=0.0, expected_batch_size=EXPECTED, noise_std=1.0), FusedEngine(1.0))
     np.testing.assert_allclose(second, unit * 0.6 * learned / 2.0, rtol=1e-3, atol=1e-5)
+
+
+def test_a_pull_does_not_hide_the_count_from_the_norm(model: NodeModel) -> None:
+    """The engine is detached for it, and forgets then what it counted."""
+    plan = StepPlan(sampling_rate=1.0, expected_batch_size=EXPECTED, noise_std=0.0, adaptive=ADAPTIVE)
+    alone, pulled = FusedEngine(1e5), FusedEngine(1e5)
+    moved(model, plan, alone, steps=2)
+    moved(model, plan, pulled, steps=2, pull=lambda step: {name: torch.zeros_like(value) for name, value in model.parameters.items()})
+    assert pulled.max_grad_norm == alone.max_grad_norm != 1e5
 
 
 def test_the_gradient_gets_the_noise_that_the_count_leaves(write_job) -> None:
