@@ -67,7 +67,8 @@ def test_growth_of_perplexity_is_the_quotient() -> None:
 def test_every_row_is_a_job(row: str) -> None:
     job = load_job(bbq.job_file(), [*bbq.ROWS[row]])
     assert (job.privacy.mode == "none") == (row == "open")
-    assert job.lora.target_modules == (["q_proj", "v_proj"] if row == "open" else ["v_proj"])
+    assert (job.lora.r, job.training.optimizer) == ((16, "adamw") if row == "open" else (2, "sgd"))
+    assert job.training.anchor is not None
 
 
 def pairs(count: int) -> list[Pair]:
