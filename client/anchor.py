@@ -30,8 +30,10 @@ class Anchor:
         What is computed in training: ``model``, or its tail above the frozen prefix.
     texts : Inputs
         What the base wrote, as ``forward`` takes it.
-    count, batch_size : int
-        Texts, and how many of them each step reads.
+    kl_coef : float
+        Multiplies the divergence.
+    batch_size : int
+        Texts that each step reads.
     """
 
     def __init__(self, model: PeftModel, forward: PeftModel | PreTrainedModel, texts: Inputs, *, kl_coef: float, batch_size: int) -> None:

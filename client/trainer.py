@@ -190,11 +190,13 @@ def _with_proximal(sums: Gradients, model: NodeModel, start: Gradients, strength
 def _with_pull(
     sums: Gradients, model: NodeModel, engine: ClippingEngine, pull: Callable[[], Gradients], expected_batch_size: float
 ) -> Gradients:
-    """Add the gradient of ``pull``. The engine lets no other backward pass through while it is attached."""
+    """Add the gradient of ``pull``, without dropout. The engine lets no other backward pass through while it is attached."""
     engine.detach()
+    model.forward.eval()
     try:
         gradients = pull()
     finally:
+        model.forward.train()
         engine.attach(model.forward, model.parameters)
     return {name: total + expected_batch_size * gradients[name].to(total) for name, total in sums.items()}
 

@@ -115,7 +115,7 @@ def test_it_draws_from_all_words_whatever_the_models_own_settings_say(language_j
 
 
 def step_of(job: Job, task: Task, base: Path, pull: Pull | None) -> Arrays:
-    """The adapter after two private steps with noise."""
+    """The adapter after a private step with noise."""
     before = task.model.read()
     records = next(iter(site_records(job, base).values()))["train"]
     plan = StepPlan(sampling_rate=0.5, expected_batch_size=8.0, noise_std=0.1)
@@ -127,9 +127,10 @@ def step_of(job: Job, task: Task, base: Path, pull: Pull | None) -> Arrays:
     return after
 
 
-def test_a_pull_comes_after_clipping_and_noise_and_changes_neither(language_job: Writer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_pull_comes_after_clipping_and_noise_and_changes_neither(dropout: float, language_job: Writer, tmp_path: Path) -> None:
     sgd = {"local_steps": 1, "optimizer": "sgd", "learning_rate": 0.5, "anchor": ANCHOR}
-    path = language_job("causal-lm", training=sgd)
+    path = language_job("causal-lm", training=sgd, lora={"lora_dropout": dropout})
     job = load_job(path)
     with ExitStack() as resources:
         task = shaken(job, resources, tmp_path)
