@@ -2,7 +2,7 @@
 
 Times are processor seconds on one thread; ours and the reference take turns in one process, and a ratio is the median of the neighbours'.
 What training does is measured where the files are in ``data``: ``bbq.jsonl`` (``fedethos data bbq``), ``neutral.txt``,
-``crows_pairs_anonymized.csv`` and ``util_test.csv``; with half of BBQ's questions and two rounds. Whole: ``bbq.py`` and ``crows_pairs.py``.
+``crows_pairs_anonymized.csv`` and ``util_test.csv``; with half of BBQ's questions and one round. Whole: ``bbq.py`` and ``crows_pairs.py``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ JOBS = Path(__file__).parents[1] / "jobs"
 _REPEATS = 3
 _OPTIONS = 3
 _EVERYWHERE = ["federation.aggregation=fedavg", "lora.r=8", "lora.target_modules=all-linear", "lora.layers_to_transform=null"]
-_FEW = ["data.limit=0.5", "federation.rounds=2"]
+_FEW = ["data.limit=0.5", "federation.rounds=1"]
 _RESPONSES = [  # BBQ's questions and their right answers, as texts to write
     *("task=causal-lm", "data.choices=null", "data.response={column: chosen}", "privacy.mode=none", "privacy.epsilon=null"),
     "data.label={column: null, values: [right], favorable: right}",
