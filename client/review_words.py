@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from fedethos.client.review import Cost, Leaving, Review
@@ -33,13 +34,21 @@ def headline(review: Review) -> str:
 
 def parts(review: Review) -> tuple[Part, ...]:
     """Everything that a site decides about, in the order of the questions."""
-    return (
-        Part("What will run", _running(review)),
-        Part("What it reads", review.reads),
-        Part("What leaves, and nothing else", (*((one.what, _leaving(one)) for one in review.leaving), _REPEATED)),
-        Part("What it costs", _cost(review.cost)),
-        Part("How long", _effort(review)),
-        Part("What this site decides (site.yaml)", review.decisions),
+    rows = {
+        "What will run": _running(review),
+        "What it reads": review.reads,
+        "What leaves, and nothing else": (*((one.what, _leaving(one)) for one in review.leaving), _REPEATED),
+        "What it costs": _cost(review.cost),
+        "How long": _effort(review),
+        "What this site decides (site.yaml)": review.decisions,
+    }
+    return tuple(Part(title, tuple((_on_one_line(label), _on_one_line(words)) for label, words in own)) for title, own in rows.items())
+
+
+def _on_one_line(text: str) -> str:
+    """A job's own words cannot look like further lines of the review: what moves a cursor or a line is shown as its escape."""
+    return "".join(
+        one.encode("unicode_escape").decode("ascii") if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp") else one for one in text
     )
 
 
