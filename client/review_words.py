@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 
 from fedethos.client.review import Cost, Leaving, Review
+from fedethos.escaping import escaped
 from fedethos.wording import duration, size
 
 _SHOWN = 3  # names of tensors on the terminal; the page and --json have all
@@ -46,10 +46,8 @@ def parts(review: Review) -> tuple[Part, ...]:
 
 
 def _on_one_line(text: str) -> str:
-    """A job's own words cannot look like further lines of the review: what moves a cursor or a line is shown as its escape."""
-    return "".join(
-        one.encode("unicode_escape").decode("ascii") if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp") else one for one in text
-    )
+    """A job's own words cannot look like further lines of the review, nor run backwards."""
+    return escaped(text, ("Cc", "Cf", "Zl", "Zp"))
 
 
 def _running(review: Review) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import PeftModel
 
 from fedethos.client.evaluator import Predictions
 from fedethos.client.scorer import ask, likelihoods
@@ -31,7 +30,6 @@ from fedethos.fairness.suites.perplexity import perplexity
 from fedethos.fairness.suites.suite import Suite
 from fedethos.fairness.suites.tally import Tally
 from fedethos.job import Job
-from fedethos.models.adapter import named_adapter_parameters
 from fedethos.models.language import without_adapter
 from fedethos.progress import Silent
 from fedethos.runfolder import RunFolder
@@ -54,27 +52,16 @@ def job_file() -> Path:
     return Path(str(files("fedethos.simulations.jobs") / "bbq-smollm2.yaml"))
 
 
-def measured(settings: Sequence[str], out: Path, *, table: Path, neutral: Path | None, scale: float = 1.0) -> dict[str, Compared]:
-    """Run the job with ``settings`` into ``out``, unless it holds a finished run, and compare the released adapter with the base model.
-
-    ``scale``: how much of the released update is used; to shorten it is post-processing and costs no epsilon.
-    """
+def measured(settings: Sequence[str], out: Path, *, table: Path, neutral: Path | None) -> dict[str, Compared]:
+    """Run the job with ``settings`` into ``out``, unless it holds a finished run, and compare the released adapter with the base model."""
     if not RunFolder(out).result.exists():
         job = load_job(job_file(), [f"data.path={table.resolve()}", *settings])
         simulate(job, out, base=job_file().parent, observer=Silent(), force=True)
     with open_released(RunFolder(out), Silent()) as released:
-        _shorten(_writer(released).model, scale)
         found = compare(*_held_out(released), seed=0)
         if neutral is not None:
             found |= compare(*_neutral(released, perplexity(neutral, count=LINES)), seed=0)
     return found
-
-
-def _shorten(model: PeftModel, scale: float) -> None:
-    with torch.no_grad():
-        for name, parameter in named_adapter_parameters(model).items():
-            if ".lora_B." in name:
-                parameter.mul_(scale)
 
 
 def _held_out(released: ReleasedModel) -> tuple[Tally, Tally]:
@@ -150,7 +137,6 @@ def main() -> None:
     parser.add_argument("row", choices=list(ROWS))
     parser.add_argument("--table", type=Path, default=TABLE, help="what `fedethos data bbq` wrote")
     parser.add_argument("--neutral", type=Path, help=f"a text file, one text a line: perplexity of {LINES} of its lines")
-    parser.add_argument("--scale", type=float, default=1.0, help="use so much of the released update")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help="over the job, as in simulate")
     parser.add_argument("--out", type=Path, default=OUT, help="where the runs are kept")
     arguments = parser.parse_args()
@@ -158,9 +144,8 @@ def main() -> None:
     if not arguments.table.is_file():
         parser.exit(3, f"skipped: no {arguments.table} (`fedethos data bbq` writes it)\n")
     settings = [*ROWS[arguments.row], *arguments.settings]
-    out = arguments.out / arguments.row
-    found = measured(settings, out, table=arguments.table, neutral=arguments.neutral, scale=arguments.scale)
-    print(f"{arguments.row}, update x {arguments.scale:g}", *described(found), sep="\n  ")
+    found = measured(settings, arguments.out / arguments.row, table=arguments.table, neutral=arguments.neutral)
+    print(arguments.row, *described(found), sep="\n  ")
 
 
 if __name__ == "__main__":

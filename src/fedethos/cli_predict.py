@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fedethos.escaping import escaped
 
 if TYPE_CHECKING:
     from fedethos.simulations.predict import Answer, Predictor
@@ -76,8 +77,8 @@ def _answer(predictor: Predictor, prompt: str, choices: tuple[str, ...], *, as_j
 
 
 def _shown(text: str) -> str:
-    """What a model wrote, for a terminal: a control character, which could move the cursor or set colours, as its number."""
-    return "".join(f"\\x{ord(one):02x}" if unicodedata.category(one) == "Cc" and one not in "\n\t" else one for one in text)
+    """What a model wrote, for a terminal: a control character, which could move the cursor or set colours, as its escape."""
+    return escaped(text, ("Cc",), but="\n\t")
 
 
 def _answer_rows(predictor: Predictor, file: Path, out: Path | None) -> None:
