@@ -45,7 +45,10 @@ class Anchor:
             self._base = [self._states(batch) for batch in self._batches]
 
     def gradient(self, step: int, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Of ``kl_coef`` times the mean KL per token, by name, as the model stands; ``step`` chooses the texts."""
+        """Of ``kl_coef`` times the mean KL(base || model) in nats per token, as the model stands; by name, in each parameter's shape.
+
+        ``step`` chooses the texts, in turn.
+        """
         turn = step % len(self._batches)
         layer = self._model.get_base_model().get_output_embeddings()
         divergence = token_kl_divergence(self._states(self._batches[turn]), layer, self._base[turn]).mean()
